@@ -1,0 +1,32 @@
+# Replication of papers on the numerical reliability of nonsmooth automatic differentiation.
+#
+# Paths, outermost factor first, one directory per factor:
+#   results/{run}/maxpool/train/{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/seed{seed}/
+#   results/{run}/maxpool/*.csv             tables over all cells
+#   figures/{run}/maxpool/...               figures (pdf, svg, png) with the plotted data (csv), and tables
+#   figures/{run}/report.html               the report
+#   logs/{run}/..., benchmarks/{run}/...    mirror results
+#   data/prepared/{dataset}/{split}.npy     checked data, shared by all presets
+# where run is the name of the preset. Loaded with profiles/default; config/README.md documents the configuration.
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+
+# Snakemake merges configuration files deeply, and presets are whole, so the default is read only on its own.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/maxpool.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/benchmark.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"figures/{RUN}/report.html",

@@ -1,0 +1,71 @@
+"""What all figures share: style, colours, words, and how they are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nonsmooth.files import atomic
+
+# Okabe and Ito's colours, distinguishable with any colour vision.
+COLOURS = {
+    "native": "#000000",
+    "minimal": "#009E73",
+    "exact": "#0072B2",
+    "composed": "#D55E00",
+    "accent": "#CC79A7",
+}
+WORDS = {
+    "none": "without batch norm",
+    "batch_norm": "with batch norm",
+    "sgd": "SGD",
+    "adam": "Adam",
+    "lenet5": "LeNet-5",
+    "mnist_5k": "MNIST (5,000 digits)",
+    "fashion_mnist": "Fashion-MNIST",
+}
+
+
+def word(name: str) -> str:
+    """How a config name is written for readers."""
+    return WORDS.get(name, name)
+
+
+def use_style() -> None:
+    """Apply the project's matplotlib style."""
+    plt.style.use(str(files("nonsmooth") / "nonsmooth.mplstyle"))
+
+
+def rule_family(rule: str) -> str:
+    """The key of a rule's colour: native, minimal, exact or composed."""
+    return rule.rsplit("-", 1)[-1]
+
+
+def beta_label(beta: float) -> str:
+    """A beta as an axis label: integers without a decimal point, thousands with a comma."""
+    return f"{beta:,.0f}" if float(beta).is_integer() else f"{beta:g}"
+
+
+def beta_axis(betas: Iterable[float]) -> dict[float, int]:
+    """Evenly spaced positions of the betas in increasing order, since they span orders of magnitude from 0."""
+    return {beta: position for position, beta in enumerate(sorted(set(betas)))}
+
+
+def save(figure: Figure, paths: Sequence[str | Path], data: pd.DataFrame, data_path: str | Path) -> None:
+    """Save a figure in the format of each path's suffix, without a date, and the plotted data beside it."""
+    for path in paths:
+        metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(Path(path).suffix[1:], {})
+        with atomic(path) as temporary:
+            figure.savefig(temporary, metadata=metadata)
+    with atomic(data_path) as temporary:
+        data.to_csv(temporary, index=False)
+    plt.close(figure)

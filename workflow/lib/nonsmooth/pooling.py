@@ -1,0 +1,371 @@
+"""Max pooling with a chosen derivative at ties.
+
+All rules agree wherever a window has one maximum, so over the reals they are the same program almost
+everywhere. `max_pool2d` is a drop-in for `torch.nn.functional.max_pool2d` with one more argument.
+Definitions: arXiv 2401.02736, and `docs/pooling.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nonsmooth.rules import Hybrid, Minimal, Native, Rule, parse_rule
+
+__all__ = ["Hybrid", "MaxPool2d", "Minimal", "Native", "Rule", "max_pool2d", "parse_rule", "replace_max_pools"]
+
+# The Jacobian is applied in this type and the result is rounded to the working type once.
+WIDE = torch.float64
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    rule: Rule,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Max pooling of `input` whose derivative at ties follows `rule`.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W), any floating dtype and memory layout; N may be 0.
+        kernel_size, stride, padding, dilation, ceil_mode, return_indices: as in
+            `torch.nn.functional.max_pool2d`.
+        rule: `Native()`, `Minimal()` or `Hybrid(beta, evaluation)`.
+
+    Returns:
+        The pooled tensor in the dtype of `input`, and PyTorch's argmax with `return_indices`. For native,
+        minimal and exact hybrid it is PyTorch's output bit for bit. With k maxima in a window the gradient g
+        reaches PyTorch's argmax as `g * (k - beta * (k - 1)) / k` and every other maximum as
+        `g * beta / k`, computed in float64 and rounded once (beta = 1 for minimal). +0 and -0 tie; padding
+        never ties; a window with a NaN passes its gradient to the NaN that PyTorch chose.
+
+    Raises:
+        ValueError: `Hybrid(evaluation="composed")` with windows that do not tile the input, which the
+            published program cannot do, or with `return_indices`.
+        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses.
+    """
+    geometry = _Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
+    match rule:
+        case Hybrid(beta=beta, evaluation="composed"):
+            if return_indices:
+                raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
+            return _composed(input, geometry, beta)
+        # At beta = 0 no other maximum gets anything, not even 0 * inf.
+        case Native() | Hybrid(beta=0):
+            result = torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
+            return result
+        case Minimal():
+            output, indices = _ExactMaxPool2d.apply(input, geometry, 1.0)
+        case Hybrid(beta=beta):
+            output, indices = _ExactMaxPool2d.apply(input, geometry, float(beta))
+        case _:
+            raise TypeError(f"max_pool2d: rule must be Native(), Minimal() or Hybrid(beta), got {rule!r}")
+    return (output, indices) if return_indices else output
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """`torch.nn.MaxPool2d` with a backward rule; see `max_pool2d`."""
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+        *,
+        rule: Rule,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+        self.rule = rule
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return max_pool2d(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+            rule=self.rule,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, rule={self.rule}"
+
+
+def replace_max_pools(model: nn.Module, rule: Rule) -> nn.Module:
+    """Replace every `torch.nn.MaxPool2d` of `model` by one with `rule`, in place, and return the model.
+
+    A module used in several places stays one module. If `model` is itself a max pooling, its replacement is
+    returned. Pools called as functions inside a `forward` cannot be seen and stay native.
+    """
+    replacements: dict[nn.Module, nn.Module] = {}
+
+    def replacement(module: nn.Module) -> nn.Module:
+        if module not in replacements:
+            if isinstance(module, nn.MaxPool2d):
+                replacements[module] = MaxPool2d(
+                    module.kernel_size,
+                    module.stride,
+                    module.padding,
+                    module.dilation,
+                    module.return_indices,
+                    module.ceil_mode,
+                    rule=rule,
+                ).train(module.training)
+            else:
+                replacements[module] = module
+                for name, child in module.named_children():
+                    setattr(module, name, replacement(child))
+        return replacements[module]
+
+    return replacement(model)
+
+
+class _Geometry(NamedTuple):
+    """Window geometry in the order of PyTorch's arguments."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    ceil_mode: bool
+
+    @classmethod
+    def of(cls, kernel_size, stride, padding, dilation, ceil_mode) -> _Geometry:
+        kernel = _pair(kernel_size)
+        has_stride = stride is not None and (isinstance(stride, int) or len(stride) > 0)
+        return cls(
+            kernel, _pair(stride) if has_stride else kernel, _pair(padding), _pair(dilation), bool(ceil_mode)
+        )
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether an input value can lie in two windows (a safe yes for interleaved dilated windows)."""
+        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        return any(span > stride for span, stride in zip(spans, self.stride, strict=True))
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    if len(values) not in (1, 2):
+        raise ValueError(f"max_pool2d: expected one or two integers, got {value!r}")
+    return (values[0], values[-1])
+
+
+class _Windows:
+    """The windows of a pooling, one kernel position at a time.
+
+    Everything is laid out like the output, (..., H_out, W_out): for each of the kh * kw positions of the
+    kernel, in scan order, a strided view holds the input value that every window sees there. Positions in
+    the padding read as NaN, which equals nothing, so that padding never ties.
+    """
+
+    def __init__(self, input: Tensor, output: Tensor, indices: Tensor, geometry: _Geometry) -> None:
+        self.output, self.indices, self.geometry = output, indices, geometry
+        height, width = input.shape[-2:]
+        # One past the last row and column that any window reaches, in padded coordinates.
+        reach = [
+            (n - 1) * s + (k - 1) * d + 1
+            for n, k, s, d in zip(
+                output.shape[-2:], geometry.kernel, geometry.stride, geometry.dilation, strict=True
+            )
+        ]
+        top, left = geometry.padding
+        self.padded_shape = (max(reach[0], top + height), max(reach[1], left + width))
+        self.inner = (..., slice(top, top + height), slice(left, left + width))
+        self.is_padded = self.padded_shape != (height, width)
+        self.width = width
+
+        # Whether each kernel position holds a maximum. A window with a NaN has none here, and so k = 1.
+        frame = self.padded(input, float("nan"))
+        self.maxima = [values == output for values in self.views(frame)]
+        count = torch.zeros_like(indices, dtype=torch.int32)
+        for maximum in self.maxima:
+            count += maximum
+        self.count = count.clamp_(min=1).to(WIDE)
+
+    def padded(self, tensor: Tensor, value: float) -> Tensor:
+        """`tensor`, shaped like the input, in a frame of `value` that every window fits into."""
+        if not self.is_padded:
+            return tensor
+        frame = tensor.new_full((*tensor.shape[:-2], *self.padded_shape), value)
+        frame[self.inner] = tensor
+        return frame
+
+    def views(self, frame: Tensor) -> Iterator[Tensor]:
+        """For each kernel position in scan order, the view of a padded tensor that the windows see there."""
+        (kh, kw), (sh, sw), _, (dh, dw), _ = self.geometry
+        rows, columns = self.output.shape[-2:]
+        for i in range(kh):
+            for j in range(kw):
+                yield frame[
+                    ...,
+                    i * dh : i * dh + (rows - 1) * sh + 1 : sh,
+                    j * dw : j * dw + (columns - 1) * sw + 1 : sw,
+                ]
+
+    def others(self) -> Iterator[Tensor]:
+        """For each kernel position: is it a maximum that PyTorch's argmax did not choose."""
+        (_, kw), (sh, sw), (top, left), (dh, dw), _ = self.geometry
+        rows, columns = self.output.shape[-2:]
+        device = self.indices.device
+        row = self.indices.div(self.width, rounding_mode="floor")
+        column = self.indices - row * self.width
+        row -= torch.arange(rows, device=device).mul_(sh).sub_(top)[:, None]
+        column -= torch.arange(columns, device=device).mul_(sw).sub_(left)
+        for position, maximum in enumerate(self.maxima):
+            i, j = divmod(position, kw)
+            yield maximum & ((row != i * dh) | (column != j * dw))
+
+
+class _ExactMaxPool2d(torch.autograd.Function):
+    """Max pooling with the hybrid Jacobian; linear maps below, so it can be differentiated again."""
+
+    @staticmethod
+    def forward(input: Tensor, geometry: _Geometry, beta: float) -> tuple[Tensor, Tensor]:
+        return torch.ops.aten.max_pool2d_with_indices(input, *geometry)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        input, ctx.geometry, ctx.beta = inputs
+        values, indices = output
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, values, indices)
+        ctx.save_for_forward(input, values, indices)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, _):
+        if grad is None:
+            return None, None, None
+        return _TransposedJacobian.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta), None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor | None, *_):
+        if tangent is None:
+            return None, None
+        return _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta), None
+
+
+class _TransposedJacobian(torch.autograd.Function):
+    """Gradient of the output, shaped like the output, to gradient of the input."""
+
+    @staticmethod
+    def forward(grad, input, output, indices, geometry, beta) -> Tensor:
+        windows = _Windows(input, output, indices, geometry)
+        grad = grad.to(WIDE)
+        # Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
+        to_chosen = (windows.count - beta * (windows.count - 1)).mul_(grad).div_(windows.count).add_(0.0)
+        to_others = (grad * beta).div_(windows.count).add_(0.0)
+        if not geometry.overlaps:
+            # An input value lies in one window at most, so that rounding before placing it is the one rounding.
+            to_chosen, to_others = to_chosen.to(input.dtype), to_others.to(input.dtype)
+        frame = to_others.new_zeros((*input.shape[:-2], *windows.padded_shape))
+        if geometry.overlaps:
+            for other, view in zip(windows.others(), windows.views(frame), strict=True):
+                view += _select(other, to_others)
+        else:
+            for maximum, view in zip(windows.maxima, windows.views(frame), strict=True):
+                view.copy_(_select(maximum, to_others))
+        result = frame[windows.inner].contiguous()
+        place = Tensor.scatter_add_ if geometry.overlaps else Tensor.scatter_
+        place(result.flatten(-2), -1, indices.flatten(-2), to_chosen.flatten(-2))
+        if input.is_contiguous():
+            return result.to(input.dtype)
+        return torch.empty_like(input).copy_(result)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, input, values, indices, ctx.geometry, ctx.beta = inputs
+        ctx.save_for_backward(input, values, indices)
+        ctx.save_for_forward(input, values, indices)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        product = _Jacobian.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+        return product, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor | None, *_):
+        return (
+            None
+            if tangent is None
+            else _TransposedJacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+        )
+
+
+class _Jacobian(torch.autograd.Function):
+    """Tangent of the input to tangent of the output: the transpose of `_TransposedJacobian`."""
+
+    @staticmethod
+    def forward(tangent, input, output, indices, geometry, beta) -> Tensor:
+        windows = _Windows(input, output, indices, geometry)
+        tangent = tangent.to(WIDE)
+        chosen = tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(output)
+        total = (windows.count - beta * (windows.count - 1)).mul_(chosen)
+        frame = windows.padded(tangent, 0.0)
+        for other, values in zip(windows.others(), windows.views(frame), strict=True):
+            total += _select(other, beta * values)
+        return total.div_(windows.count).to(output.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, input, values, indices, ctx.geometry, ctx.beta = inputs
+        ctx.save_for_backward(input, values, indices)
+        ctx.save_for_forward(input, values, indices)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        product = _TransposedJacobian.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+        return product, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor | None, *_):
+        return (
+            None if tangent is None else _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+        )
+
+
+def _select(mask: Tensor, values: Tensor) -> Tensor:
+    """`values` where `mask`, else +0: a product of bit patterns, faster than `where` and safe for inf and NaN."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    return (values.view(bits) * mask).view(values.dtype)
+
+
+def _composed(input: Tensor, geometry: _Geometry, beta: float) -> Tensor:
+    """The published program: a combination of two pooling outputs in the working precision.
+
+    beta and 1 - beta stay Python numbers: as 16-bit tensors 1 - beta would be rounded. The minimal pool is an
+    amax, whose gradient PyTorch multiplies by the mask of maxima and divides by their number.
+    """
+    (kh, kw), height, width = geometry.kernel, input.shape[-2], input.shape[-1]
+    tiles = (
+        geometry.stride == geometry.kernel
+        and geometry.padding == (0, 0)
+        and geometry.dilation == (1, 1)
+        and height % kh == 0
+        and width % kw == 0
+    )
+    if not tiles:
+        raise ValueError(
+            "max_pool2d: evaluation='composed' follows a published program that needs stride = kernel_size, no "
+            f"padding, no dilation and windows that tile the input; got kernel_size={geometry.kernel}, "
+            f"stride={geometry.stride}, padding={geometry.padding}, dilation={geometry.dilation} on "
+            f"{height} x {width}. Use evaluation='exact'."
+        )
+    native = torch.nn.functional.max_pool2d(input, *geometry)
+    tiled = input.reshape(*input.shape[:-2], height // kh, kh, width // kw, kw)
+    minimal = tiled.amax(dim=(-3, -1))
+    return beta * minimal + (1 - beta) * native

@@ -1,0 +1,81 @@
+"""What made a result: versions, machine, flags and source code state."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nonsmooth.numerics import NUMERICS_VERSION
+
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "snakemake", "optuna")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, numerics version, git state and machine, as JSON values."""
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "numerics_version": NUMERICS_VERSION,
+        "git": git_state(Path(__file__).parent),
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory in GiB and operating system."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def device(name: str) -> dict[str, Any]:
+    """Name and arithmetic capability of a torch device."""
+    import torch
+
+    if torch.device(name).type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(name), "cuda": torch.version.cuda,
+                "capability": ".".join(map(str, torch.cuda.get_device_capability(name)))}  # fmt: skip
+    return {"type": "cpu", "name": _cpu_model(), "capability": torch.backends.cpu.get_cpu_capability()}
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit and whether tracked files differ from it; commit is None outside a git work tree."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "-uno").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

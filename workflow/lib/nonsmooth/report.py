@@ -1,0 +1,145 @@
+"""The replication report: one HTML file with everything inside it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from docutils.core import publish_parts
+
+from nonsmooth import plotting
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report: the file it shows, its caption in reStructuredText, and how to remake it."""
+
+    path: Path
+    title: str
+    caption: str
+    command: str
+
+    @property
+    def source(self) -> str:
+        """The SVG as a data URI."""
+        return f"data:image/svg+xml;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+
+    @property
+    def caption_html(self) -> str:
+        return rst(self.caption)
+
+    @property
+    def alt(self) -> str:
+        return " ".join(self.caption.split())
+
+    @property
+    def data(self) -> Path:
+        return self.path.with_suffix(".csv")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report; `numeric` columns are right-aligned."""
+
+    title: str
+    data: pd.DataFrame
+    caption: str
+    command: str
+    files: tuple[str, ...] = ()
+    collapsed: bool = False
+
+    @property
+    def caption_html(self) -> str:
+        return rst(self.caption)
+
+    @property
+    def html(self) -> str:
+        shown = self.data.copy()
+        numeric = {name for name in shown if pd.api.types.is_numeric_dtype(shown[name])}
+        header = "".join(f"<th{' class=number' if name in numeric else ''}>{name}</th>" for name in shown)
+        rows = []
+        for row in shown.itertuples(index=False):
+            cells = (
+                f"<td{' class=number' if name in numeric else ''}>{jinja2.filters.escape(_text(value))}</td>"
+                for name, value in zip(shown, row, strict=True)
+            )
+            rows.append(f"<tr>{''.join(cells)}</tr>")
+        return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+@dataclass
+class Section:
+    """A part of a chapter: text (HTML paragraphs), then figures and tables."""
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
+
+
+def render(preset: str, summary: list[str], sections: list[Section], provenance: dict[str, Any]) -> str:
+    """The report as HTML.
+
+    Args:
+        preset: name of the preset.
+        summary: sentences for the top of the report.
+        sections: in reading order.
+        provenance: what `combined_provenance` returns, and `remake`, the command for the whole report.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nonsmooth"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2").render(
+        preset=preset,
+        summary=summary,
+        sections=sections,
+        provenance=provenance,
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def combined_provenance(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Versions, machines, devices, commits and flags of all cells; several values where cells differ."""
+
+    def distinct(key) -> list[str]:
+        return sorted({str(key(record)) for record in records})
+
+    packages = records[0]["versions"]
+    return {
+        "versions": {name: ", ".join(distinct(lambda r, n=name: r["versions"].get(n))) for name in packages},
+        "devices": distinct(lambda r: f"{r['device']['name']} ({r['device']['type']}, {r['device']['capability']})"),
+        "machines": distinct(lambda r: "{cpu}, {cores} cores, {memory_gib} GiB, {system}".format(**r["machine"])),
+        "commits": distinct(
+            lambda r: (r["git"]["commit"] or "not in git") + (" with local changes" if r["git"]["dirty"] else "")
+        ),
+        "numerics_versions": distinct(lambda r: r["numerics_version"]),
+        "settings": distinct(lambda r: ", ".join(f"{k} {v}" for k, v in sorted(r["settings"].items()))),
+    }
+
+
+def rst(text: str) -> str:
+    """reStructuredText as an HTML fragment."""
+    return publish_parts(text, writer="html5", settings_overrides={"report_level": 5})["fragment"]
+
+
+def words(count: int, singular: str, plural: str | None = None) -> str:
+    """A count with its noun: "1 run", "3 runs"."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def _text(value: Any) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return plotting.word(str(value)) if isinstance(value, str) else f"{value:,}"

@@ -1,0 +1,323 @@
+"""One training run, from seed to metrics.
+
+The published set-up: SGD with momentum or Adam, cross-entropy, cosine annealing to the last epoch. Every
+random draw comes from the cell's seed through generators on the CPU, so that all precisions and rules of
+one seed start from the same weights and see the same batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nonsmooth import architectures, provenance
+from nonsmooth.cells import TrainingCell
+from nonsmooth.datasets import DATASETS
+from nonsmooth.files import content_hash
+from nonsmooth.numerics import NUMERICS_VERSION
+from nonsmooth.pooling import parse_rule
+from nonsmooth.precision import PRECISIONS, Precision, backend_flags
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split on the training device: uint8 images (N, C, H, W), int64 labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def on_device(cls, name: str, images: np.ndarray, labels: np.ndarray, device: torch.device) -> Images:
+        """Copy a prepared split of the dataset `name` to `device`."""
+        dataset = DATASETS[name]
+        return cls(
+            torch.from_numpy(np.array(images)).to(device),
+            torch.from_numpy(labels.astype(np.int64)).to(device),
+            torch.tensor(dataset.mean, device=device).view(-1, 1, 1),
+            torch.tensor(dataset.std, device=device).view(-1, 1, 1),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Normalised float32 images and labels: (x / 255 - mean) / std."""
+        images = self.images[index].to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+        return images, self.labels[index]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a cell is executed, apart from what it computes."""
+
+    device: str = "cpu"
+    threads: int = 1
+    deterministic: bool = True
+
+
+@dataclass
+class Run:
+    """A finished run: one row of metrics per epoch, and its record (outcome and provenance)."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    cell: TrainingCell,
+    train_set: Images,
+    test_set: Images,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Train one cell.
+
+    A run diverges at the first step after which a weight is not finite, or whose loss is not finite unless the
+    loss scaler skipped it. Updates are applied all the same; a run with non-finite weights cannot recover
+    and stops at the end of its epoch.
+
+    Args:
+        cell: the condition, seed and hyperparameters.
+        train_set, test_set: on the device of `settings`.
+        settings: device, threads, determinism.
+        on_epoch: called with each row of metrics.
+
+    Returns:
+        Metrics per epoch: `epoch` (from 1), `learning_rate`, `train_loss` and `train_accuracy` (means over the
+        epoch's steps), `test_loss` and `test_accuracy` after it, `skipped_steps` (by the loss scaler),
+        `seconds` of training without the test, `images_per_second`.
+
+    Raises:
+        ValueError: the device cannot do the cell's precision.
+    """
+    started = time.time()
+    device = torch.device(settings.device)
+    precision = PRECISIONS[cell.precision]
+    precision.require(device)
+    configure(settings)
+
+    model = initial_model(cell).to(device)
+    optimizer = build_optimizer(cell, model)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cell.epochs)
+    scaler = precision.loss_scaler(device)
+    order = torch.Generator().manual_seed(cell.seed)
+    outcome = _Outcome(device)
+    run = Run()
+
+    for epoch in range(1, cell.epochs + 1):
+        clock = time.perf_counter()
+        learning_rate = schedule.get_last_lr()[0]
+        sums = _Sums(device)
+        skipped_before = outcome.skipped_steps
+        model.train()
+        for images, labels in batches(train_set, cell.batch_size, order):
+            with precision.arithmetic(device):
+                loss, logits, skipped = _step(model, optimizer, scaler, precision, images, labels)
+            outcome.record(loss, model, skipped)
+            sums.add(loss, logits, labels)
+        schedule.step()
+        train_loss, train_accuracy = sums.means()
+        seconds = time.perf_counter() - clock
+        test_loss, test_accuracy = evaluate(model, test_set, precision.evaluation)
+        row = {
+            "epoch": epoch,
+            "learning_rate": learning_rate,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "skipped_steps": outcome.skipped_steps - skipped_before,
+            "seconds": round(seconds, 4),
+            "images_per_second": round(len(train_set) / seconds, 1),
+        }
+        run.metrics.append(row)
+        if on_epoch is not None:
+            on_epoch(row)
+        if not _finite(model):
+            logger.info("weights are not finite: stopping after epoch %d", epoch)
+            break
+
+    with precision.arithmetic(device):
+        flags = backend_flags()
+    run.record = {
+        "cell": cell.to_dict(),
+        "config_hash": content_hash([cell.to_dict(), vars(settings), NUMERICS_VERSION]),
+        "epochs_run": len(run.metrics),
+        **outcome.to_dict(),
+        "weights_sha256": weights_hash(model),
+        "settings": vars(settings),
+        "flags": flags,
+        "device": provenance.device(settings.device),
+        "seconds": round(time.time() - started, 2),
+        "peak_memory_mib": provenance.peak_memory_mib(),
+        **provenance.environment(),
+    }
+    return run
+
+
+def configure(settings: Settings) -> None:
+    """Set this process's threads and determinism."""
+    torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        # Read by cuBLAS when it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # On a GPU PyTorch calls its max-pooling backward nondeterministic, which it is for overlapping windows
+    # only, so that there the answer is a warning in the log.
+    is_cuda = torch.device(settings.device).type == "cuda"
+    torch.use_deterministic_algorithms(settings.deterministic, warn_only=is_cuda)
+    torch.backends.cudnn.benchmark = False
+
+
+def initial_model(cell: TrainingCell) -> nn.Module:
+    """The cell's network before training: drawn in float32 from its seed, then rounded to its precision."""
+    dataset = DATASETS[cell.dataset]
+    with torch.random.fork_rng():
+        torch.manual_seed(cell.seed)
+        model = architectures.build(
+            cell.architecture, parse_rule(cell.rule), cell.normalization, dataset.shape[0], dataset.num_classes
+        )
+    return PRECISIONS[cell.precision].cast_model(model)
+
+
+def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam. Raises ValueError for another name."""
+    match cell.optimizer:
+        case "sgd":
+            return torch.optim.SGD(
+                model.parameters(),
+                lr=cell.learning_rate,
+                momentum=cell.momentum,
+                weight_decay=cell.weight_decay,
+            )
+        case "adam":
+            return torch.optim.Adam(
+                model.parameters(), lr=cell.learning_rate, eps=cell.adam_eps, weight_decay=cell.weight_decay
+            )
+    raise ValueError(f"unknown optimizer {cell.optimizer!r}; expected 'sgd' or 'adam'")
+
+
+def batches(
+    data: Images, batch_size: int, generator: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised batches, in a random order drawn from a CPU `generator` if given; the last may be smaller."""
+    if generator is None:
+        for start in range(0, len(data), batch_size):
+            yield data.batch(slice(start, start + batch_size))
+    else:
+        order = torch.randperm(len(data), generator=generator).to(data.labels.device)
+        for index in order.split(batch_size):
+            yield data.batch(index)
+
+
+def evaluate(model: nn.Module, data: Images, precision: Precision) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of `model` in evaluation mode; non-finite logits predict class 0."""
+    device = data.labels.device
+    sums = _Sums(device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for images, labels in batches(data, EVALUATION_BATCH):
+            with precision.arithmetic(device):
+                logits = model(precision.cast_batch(images))
+            sums.add(cross_entropy(logits.double(), labels), logits, labels)
+    model.train(was_training)
+    return sums.means()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over the bits of all parameters and buffers, in the order of `state_dict`."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    precision: Precision,
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor, bool]:
+    """One update; returns the loss, the logits and whether the loss scaler skipped it."""
+    optimizer.zero_grad(set_to_none=True)
+    logits = model(precision.cast_batch(images))
+    # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.
+    loss = cross_entropy(logits.float() if precision.autocast is not None else logits, labels)
+    scaler.scale(loss).backward()
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.detach(), logits.detach(), scaler.get_scale() < scale
+
+
+class _Sums:
+    """Loss and hits summed on the device, read once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.count = 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        predicted = torch.where(logits.isfinite().all(1), logits.argmax(1), 0)
+        self.loss += loss.double() * len(labels)
+        self.correct += (predicted == labels).sum()
+        self.count += len(labels)
+
+    def means(self) -> tuple[float, float]:
+        return self.loss.item() / self.count, self.correct.item() / self.count
+
+
+class _Outcome:
+    """The first non-finite step, kept on the device, and the steps that the loss scaler skipped."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.steps = 0
+        self.skipped_steps = 0
+        self.first_nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+
+    def record(self, loss: Tensor, model: nn.Module, skipped: bool) -> None:
+        self.steps += 1
+        self.skipped_steps += skipped
+        finite = _largest_weight(model).isfinite()
+        if not skipped:
+            finite = finite & loss.isfinite()
+        is_first = ~finite & (self.first_nonfinite == 0)
+        self.first_nonfinite += is_first * self.steps
+
+    def to_dict(self) -> dict[str, Any]:
+        step = self.first_nonfinite.item()
+        return {
+            "diverged": step > 0,
+            "first_nonfinite_step": step or None,
+            "steps": self.steps,
+            "skipped_steps": self.skipped_steps,
+        }
+
+
+def _largest_weight(model: nn.Module) -> Tensor:
+    """The largest absolute parameter, which is not finite if any is not (no rounding, so no overflow)."""
+    return torch.nn.utils.get_total_norm(model.parameters(), norm_type=float("inf"))
+
+
+def _finite(model: nn.Module) -> bool:
+    return bool(_largest_weight(model).isfinite())

@@ -1,0 +1,1 @@
+# Speed, measured on this machine as ratios within one run: `snakemake benchmark`.

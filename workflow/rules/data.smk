@@ -1,0 +1,16 @@
+# From the source of a dataset to the checked form that cells read.
+
+
+# Contents are checked against fixed checksums, so a cell never has to be trained again because this file is newer.
+rule prepare:
+    output:
+        "data/prepared/{dataset}/{split}.npy",
+    log:
+        "logs/data/prepare/{dataset}/{split}.log",
+    params:
+        path=lambda wildcards: config["datasets"].get(wildcards.dataset, {}).get("path"),
+    resources:
+        mem_mb=1500,
+        runtime=5,
+    script:
+        "../scripts/data/prepare.py"

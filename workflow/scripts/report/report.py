@@ -1,0 +1,181 @@
+"""Assemble the report from the tables and figures of the preset; every number in it is computed here from them."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from nonsmooth import plotting
+from nonsmooth.files import read_json, write_text
+from nonsmooth.joblog import job_log
+from nonsmooth.maxpool import EXPERIMENTS
+from nonsmooth.precision import PRECISIONS
+from nonsmooth.report import Figure, Section, Table, combined_provenance, render, words
+
+QUESTION = (
+    "A pooling window whose largest values tie has no derivative: a program has to choose one. All choices are equally "
+    "right over the reals, where ties almost never happen; on a computer they happen all the time. <em>Boustany, On the "
+    "numerical reliability of nonsmooth autodiff: a MaxPool case study</em> (TMLR 2024, arXiv 2401.02736) trains the same "
+    "networks with different choices and different arithmetic, and finds that the choice can destroy training in 16 bits."
+)
+RULES = (
+    "PyTorch gives the whole gradient to one maximum (<em>native</em>, β = 0); <em>minimal</em> shares it equally (β = 1); "
+    "the <em>hybrid</em> rule (1 − β) native + β minimal leaves the subdifferential for large β. The published program "
+    "forms that combination from two pooled outputs in the working precision (<em>composed</em>), which also disturbs "
+    "the pooled values; <em>exact</em> keeps the true maximum and changes nothing but the derivative at ties."
+)
+
+
+def maxpool_sections(runs, summary, costs, ties, figures, captions, command, run) -> list[Section]:
+    def figure(stem: str, title: str) -> Figure:
+        path = figures[stem]
+        return Figure(path, title, captions[stem.split("/")[0]], f"{command} {path.with_suffix('.pdf')}")
+
+    def group(stem: str) -> str:
+        dataset, architecture, optimizer, precision = map(plotting.word, stem.split("/")[1:])
+        return f"{architecture} on {dataset}, {optimizer}, {precision}"
+
+    asked = Section("What was asked", [QUESTION, RULES])
+    ran = Section("What was run", [conditions_sentence(runs)], tables=[
+        Table("Cost", readable_costs(costs), "Per precision and optimizer: median speed of training, time summed over the "
+              "jobs with their start, and the largest memory of a job, as Snakemake measured them.",
+              f"{command} results/{run}/maxpool/costs.csv", (f"results/{run}/maxpool/costs.csv",))])  # fmt: skip
+    accuracy = Section("Accuracy against β", figures=[figure("accuracy_by_beta", "All conditions")])
+    accuracy.figures += [figure(stem, group(stem)) for stem in figures if stem.startswith("accuracy/")]
+    accuracy.tables.append(
+        Table("Final accuracy of every condition", summary, captions["summary"],
+              f"{command} figures/{run}/maxpool/summary.csv",
+              tuple(f"figures/{run}/maxpool/summary.{suffix}" for suffix in ("csv", "md", "tex")),
+              collapsed=True))  # fmt: skip
+    loss = Section("Training loss", figures=[figure(s, group(s)) for s in figures if s.startswith("loss/")])
+    sections = [asked, ran, accuracy, loss, diverged_section(runs, command, run)]
+    if ties is not None:
+        sections.append(
+            Section("Where the ties are", figures=[figure("tie_map", "Ties in one image")], tables=[
+                Table("Ties in the windows of the first pooling", ties.rename(columns=lambda c: c.replace("_", " ")),
+                      "Counts over all channels of that image.", f"{command} results/{run}/maxpool/ties.csv",
+                      (f"results/{run}/maxpool/ties.csv",))]))  # fmt: skip
+    sections.append(left_out_section(runs, ties is not None))
+    return sections
+
+
+def conditions_sentence(runs: pd.DataFrame) -> str:
+    def values(name: str) -> str:
+        return ", ".join(plotting.word(value) for value in runs[name].unique())
+
+    epochs = ", ".join(map(str, sorted(runs.epochs.unique())))
+    betas = ", ".join(map(plotting.beta_label, sorted(runs.beta.unique())))
+    return (
+        f"{words(len(runs), 'training run')}: {values('architecture')} on {values('dataset')}; "
+        f"{values('normalization')}; {values('optimizer')}; {values('precision')}; β = {betas}; "
+        f"{words(runs.seed.nunique(), 'seed')}; {epochs} epochs, batch size {', '.join(map(str, runs.batch_size.unique()))}. "
+        "Runs with one seed start from the same weights and see the same batches, whatever their rule and precision. "
+        "Learning rates were searched once for the native rule and are shared by all rules, as published: "
+        + "; ".join(rate_sentences(runs)) + "."
+    )  # fmt: skip
+
+
+def rate_sentences(runs: pd.DataFrame):
+    keys = ["optimizer", "precision", "normalization", "dataset"]
+    several = runs.dataset.nunique() > 1
+    for (optimizer, precision, normalization, dataset), rates in runs.groupby(keys, sort=False).learning_rate:
+        where = f" on {plotting.word(dataset)}" if several else ""
+        listed = ", ".join(f"{rate:g}" for rate in rates.unique())
+        yield f"{plotting.word(optimizer)} {precision} {plotting.word(normalization)}{where} {listed}"
+
+
+def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    return costs.assign(
+        images_per_second=costs.images_per_second.round().astype(int),
+        job_seconds=costs.job_seconds.round().astype(int),
+        peak_memory_mib=costs.peak_memory_mib.round().astype(int),
+    ).rename(columns={"images_per_second": "images/s", "job_seconds": "job time (s)", "peak_memory_mib": "memory (MiB)"})
+
+
+def diverged_section(runs: pd.DataFrame, command: str, run: str) -> Section:
+    lost = runs[runs.diverged]
+    skipped = runs[(runs.skipped_steps > 0)]
+    section = Section("What diverged")
+    section.paragraphs.append(
+        f"{words(len(lost), 'run')} of {len(runs)} reached a non-finite loss or weight. They are results: each keeps "
+        "the accuracy that its weights score (non-finite outputs predict class 0) and is in every mean."
+    )
+    if len(skipped):
+        section.paragraphs.append(
+            f"The loss scaler skipped steps in {words(len(skipped), 'run')} "
+            f"({int(skipped.skipped_steps.sum()):,} of {int(skipped.steps.sum()):,} steps there); skipping is not divergence."
+        )
+    if len(lost):
+        keys = ["dataset", "architecture", "normalization", "optimizer", "precision", "rule"]
+        totals = runs.groupby(keys, sort=False).size()
+        table = lost.groupby(keys, sort=False).first_nonfinite_step.agg(["size", "min", "max"])
+        table = table.assign(runs=totals).reset_index()
+        table = table.rename(columns={"size": "diverged", "min": "first step, earliest", "max": "first step, latest"})
+        caption = "Conditions in which runs diverged, and the training step at which that happened."
+        path = f"results/{run}/maxpool/runs.csv"
+        section.tables.append(Table("Diverged runs", table, caption, f"{command} {path}", (path,)))
+    return section
+
+
+def left_out_section(runs: pd.DataFrame, has_ties: bool) -> Section:
+    done = {"accuracy", "loss"} | ({"ties"} if has_ties else set())
+    left = pd.DataFrame(
+        [{"experiment": name, "what it shows": what} for name, what in EXPERIMENTS.items() if name not in done]
+    )
+    precisions = [name for name in PRECISIONS if name not in set(runs.precision)]
+    section = Section("What this preset left out", tables=[
+        Table("Published experiments not run in this preset", left, "Nothing is filled in for them.", "not available")])  # fmt: skip
+    if precisions:
+        section.paragraphs.append(f"Precisions not run in this preset: {', '.join(precisions)}.")
+    return section
+
+
+def summary_sentences(runs: pd.DataFrame) -> list[str]:
+    """What happened at the largest beta, per precision, against the native rule."""
+    largest = runs.beta.max()
+    sentences = []
+    for (optimizer, precision), part in runs.groupby(["optimizer", "precision"], sort=False):
+        native = part[part.rule == "native"]
+        if native.empty or part.beta.max() < largest:
+            continue
+        phrases = []
+        for evaluation in ("exact", "composed"):
+            extreme = part[(part.beta == largest) & (part.evaluation == evaluation)]
+            if len(extreme):
+                phrases.append(
+                    f"{100 * extreme.test_accuracy.mean():.1f} % {evaluation} ({int(extreme.diverged.sum())} of "
+                    f"{len(extreme)} runs diverged)"
+                )
+        sentences.append(
+            f"{precision}, {plotting.word(optimizer)}: native pooling reaches {100 * native.test_accuracy.mean():.1f} % "
+            f"mean test accuracy; with β = {plotting.beta_label(largest)} it is {' and '.join(phrases)}."
+        )
+    total = runs.job_seconds.sum() / 60
+    return [f"{words(len(runs), 'run')}, {words(int(runs.diverged.sum()), 'diverged run')}, {total:.0f} minutes of jobs.",
+            *sentences]  # fmt: skip
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        run = snakemake.wildcards.run
+        files = snakemake.params.config_files
+        command = "snakemake" if files == ["config/config.yaml"] else f"snakemake --configfile {' '.join(files)}"
+        root = Path(f"figures/{run}/maxpool")
+        runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
+        runs = runs.fillna({"evaluation": ""})
+        records = [read_json(path) for path in snakemake.input.records]
+        text = render(
+            run,
+            summary_sentences(runs),
+            maxpool_sections(
+                runs,
+                pd.read_csv(snakemake.input.summary),
+                pd.read_csv(snakemake.input.costs),
+                pd.read_csv(snakemake.input.ties[0]) if snakemake.input.ties else None,
+                {str(Path(p).relative_to(root).with_suffix("")): Path(p) for p in snakemake.input.figures},
+                {Path(path).stem: Path(path).read_text() for path in snakemake.input.captions},
+                command,
+                run,
+            ),
+            {**combined_provenance(records), "remake": command},
+        )
+        write_text(snakemake.output[0], text)
