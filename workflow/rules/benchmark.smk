@@ -1,1 +1,22 @@
 # Speed, measured on this machine as ratios within one run: `snakemake benchmark`.
+
+
+rule benchmark:
+    input:
+        f"results/{RUN}/benchmark/training_step.csv",
+
+
+rule benchmark_training_step:
+    output:
+        "results/{run}/benchmark/training_step.csv",
+    log:
+        "logs/{run}/benchmark/training_step.log",
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        rounds=20,
+        threads=SETTINGS["threads"],
+    script:
+        "../scripts/benchmark/training_step.py"

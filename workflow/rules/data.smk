@@ -7,10 +7,10 @@ rule prepare:
         "data/prepared/{dataset}/{split}.npy",
     log:
         "logs/data/prepare/{dataset}/{split}.log",
-    params:
-        path=lambda wildcards: config["datasets"].get(wildcards.dataset, {}).get("path"),
     resources:
         mem_mb=1500,
         runtime=5,
+    params:
+        path=lambda wildcards: config["datasets"].get(wildcards.dataset, {}).get("path"),
     script:
         "../scripts/data/prepare.py"

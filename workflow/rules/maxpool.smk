@@ -58,14 +58,14 @@ rule maxpool_train:
         f"logs/{{run}}/maxpool/train/{MAXPOOL_CELL}.log",
     benchmark:
         f"benchmarks/{{run}}/maxpool/train/{MAXPOOL_CELL}.tsv"
-    params:
-        cell=maxpool_cell,
-        settings=SETTINGS,
-        numerics_version=NUMERICS_VERSION,
     threads: SETTINGS["threads"]
     resources:
         mem_mb=2000,
         runtime=120,
+    params:
+        cell=maxpool_cell,
+        settings=SETTINGS,
+        numerics_version=NUMERICS_VERSION,
     script:
         "../scripts/maxpool/train.py"
 
@@ -183,12 +183,12 @@ if MAXPOOL_TIES:
             counts="results/{run}/maxpool/ties.csv",
         log:
             "logs/{run}/maxpool/ties.log",
-        params:
-            ties=MAXPOOL_TIES,
-            numerics_version=NUMERICS_VERSION,
         resources:
             mem_mb=1500,
             runtime=5,
+        params:
+            ties=MAXPOOL_TIES,
+            numerics_version=NUMERICS_VERSION,
         script:
             "../scripts/maxpool/ties.py"
 
@@ -201,10 +201,10 @@ if MAXPOOL_TIES:
             **figure_files("maxpool/tie_map", "maxpool/tie_map", figure="ties in one image"),
         log:
             "logs/{run}/maxpool/tie_map.log",
-        params:
-            ties=MAXPOOL_TIES,
         resources:
             mem_mb=1000,
             runtime=5,
+        params:
+            ties=MAXPOOL_TIES,
         script:
             "../scripts/maxpool/tie_map.py"

@@ -23,11 +23,11 @@ rule report:
         "figures/{run}/report.html",
     log:
         "logs/{run}/report.log",
-    params:
-        config=config,
-        config_files=list(map(os.path.relpath, CONFIG_FILES)),
     resources:
         mem_mb=1000,
         runtime=5,
+    params:
+        config=config,
+        config_files=list(map(os.path.relpath, CONFIG_FILES)),
     script:
         "../scripts/report/report.py"

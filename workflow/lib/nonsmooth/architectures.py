@@ -23,9 +23,7 @@ class LeNet5(nn.Sequential):
 
     IMAGE_SIZE = 28
 
-    def __init__(
-        self, rule: Rule, normalization: str = "none", in_channels: int = 1, num_classes: int = 10
-    ) -> None:
+    def __init__(self, rule: Rule, normalization: str = "none", in_channels: int = 1, num_classes: int = 10) -> None:
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization must be one of {list(NORMALIZATIONS)}, got {normalization!r}")
         layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -50,6 +50,17 @@ def rule_family(rule: str) -> str:
     return rule.rsplit("-", 1)[-1]
 
 
+def condition_title(condition: dict[str, str]) -> str:
+    """Architecture, dataset, optimizer and precision of a figure, for its title."""
+    return ", ".join(word(condition[factor]) for factor in ("architecture", "dataset", "optimizer", "precision"))
+
+
+def span(values: pd.Series) -> str:
+    """The range of integers in words: "3", or "2 to 3"."""
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def beta_label(beta: float) -> str:
     """A beta as an axis label: integers without a decimal point, thousands with a comma."""
     return f"{beta:,.0f}" if float(beta).is_integer() else f"{beta:g}"

@@ -146,9 +146,7 @@ class _Geometry(NamedTuple):
     def of(cls, kernel_size, stride, padding, dilation, ceil_mode) -> _Geometry:
         kernel = _pair(kernel_size)
         has_stride = stride is not None and (isinstance(stride, int) or len(stride) > 0)
-        return cls(
-            kernel, _pair(stride) if has_stride else kernel, _pair(padding), _pair(dilation), bool(ceil_mode)
-        )
+        return cls(kernel, _pair(stride) if has_stride else kernel, _pair(padding), _pair(dilation), bool(ceil_mode))
 
     @property
     def overlaps(self) -> bool:
@@ -178,9 +176,7 @@ class _Windows:
         # One past the last row and column that any window reaches, in padded coordinates.
         reach = [
             (n - 1) * s + (k - 1) * d + 1
-            for n, k, s, d in zip(
-                output.shape[-2:], geometry.kernel, geometry.stride, geometry.dilation, strict=True
-            )
+            for n, k, s, d in zip(output.shape[-2:], geometry.kernel, geometry.stride, geometry.dilation, strict=True)
         ]
         top, left = geometry.padding
         self.padded_shape = (max(reach[0], top + height), max(reach[1], left + width))
@@ -300,9 +296,7 @@ class _TransposedJacobian(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
         return (
-            None
-            if tangent is None
-            else _TransposedJacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+            None if tangent is None else _TransposedJacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
         )
 
 
@@ -333,9 +327,7 @@ class _Jacobian(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
-        return (
-            None if tangent is None else _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
-        )
+        return None if tangent is None else _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
 
 
 def _select(mask: Tensor, values: Tensor) -> Tensor:

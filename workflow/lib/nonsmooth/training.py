@@ -83,7 +83,7 @@ def train(
     cell: TrainingCell,
     train_set: Images,
     test_set: Images,
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    settings: Settings = Settings(),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
     """Train one cell.
@@ -128,7 +128,7 @@ def train(
         model.train()
         for images, labels in batches(train_set, cell.batch_size, order):
             with precision.arithmetic(device):
-                loss, logits, skipped = _step(model, optimizer, scaler, precision, images, labels)
+                loss, logits, skipped = step(model, optimizer, scaler, precision, images, labels)
             outcome.record(loss, model, skipped)
             sums.add(loss, logits, labels)
         schedule.step()
@@ -212,9 +212,7 @@ def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimiz
     raise ValueError(f"unknown optimizer {cell.optimizer!r}; expected 'sgd' or 'adam'")
 
 
-def batches(
-    data: Images, batch_size: int, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(data: Images, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised batches, in a random order drawn from a CPU `generator` if given; the last may be smaller."""
     if generator is None:
         for start in range(0, len(data), batch_size):
@@ -249,7 +247,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _step(
+def step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -257,7 +255,7 @@ def _step(
     images: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, Tensor, bool]:
-    """One update; returns the loss, the logits and whether the loss scaler skipped it."""
+    """One update, inside `precision.arithmetic`; returns loss, logits and whether the loss scaler skipped it."""
     optimizer.zero_grad(set_to_none=True)
     logits = model(precision.cast_batch(images))
     # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.

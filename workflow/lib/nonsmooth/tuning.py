@@ -33,9 +33,7 @@ def search(
             of the earlier trials at the same epoch stops early.
     """
     held_out = torch.arange(len(data), device=data.labels.device) % HELD_OUT == HELD_OUT - 1
-    fit, check = (
-        replace(data, images=data.images[mask], labels=data.labels[mask]) for mask in (~held_out, held_out)
-    )
+    fit, check = (replace(data, images=data.images[mask], labels=data.labels[mask]) for mask in (~held_out, held_out))
 
     def objective(trial: optuna.Trial) -> float:
         rate = trial.suggest_float("learning_rate", LOWEST, HIGHEST, log=True)

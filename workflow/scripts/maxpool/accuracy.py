@@ -40,16 +40,10 @@ def plot(runs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str])
         axis.grid(axis="x", visible=False)
         axis.legend_.remove()
     axes[0, 0].set_ylabel("test accuracy, last epoch (%)")
-    handles = axes[0, 0].get_legend_handles_labels() if axes[0, 0].get_legend() else None
     handles = [plt.Line2D([], [], color=plotting.COLOURS[name], marker="o", markersize=4) for name in families]
-    figure.legend(handles, families, loc="outside lower center", ncols=len(families), title=None)
-    runs_per_box = data.groupby(["normalization", "rule"]).size()
-    spread = f"{runs_per_box.min()}" + (f" to {runs_per_box.max()}" if runs_per_box.nunique() > 1 else "")
-    figure.suptitle(
-        f"{plotting.word(condition['architecture'])}, {plotting.word(condition['dataset'])}, "
-        f"{plotting.word(condition['optimizer'])}, {condition['precision']}: {spread} runs per box",
-        fontsize=10,
-    )
+    figure.legend(handles, families, loc="outside lower center", ncols=len(families))
+    runs_per_box = plotting.span(data.groupby(["normalization", "rule"]).size())
+    figure.suptitle(f"{plotting.condition_title(condition)}: {runs_per_box} runs per box", fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data.drop(columns="label"), outputs["csv"])
 
 

@@ -22,7 +22,6 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
     figure, axes = plt.subplots(len(normalizations), len(panels), squeeze=False, sharex=True, sharey=True,
                                 figsize=(1.2 + 2.0 * len(panels), 0.9 + 1.9 * len(normalizations)))  # fmt: skip
     for column, panel in enumerate(panels):
-        dataset, architecture, optimizer, precision = map(plotting.word, panel)
         for row, normalization in enumerate(normalizations):
             axis = axes[row, column]
             part = data[(data[[*PANEL, "normalization"]] == (*panel, normalization)).all(axis=1)]
@@ -32,7 +31,7 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
             axis.set_xlim(-0.5, len(positions) - 0.5)
             axis.set_ylim(0, 104)
             axis.grid(axis="x", visible=False)
-        axes[0, column].set_title(f"{precision}, {optimizer}")
+        axes[0, column].set_title(", ".join(map(plotting.word, (panel[3], panel[2]))))
         axes[-1, column].set_xticks(list(positions.values()), map(plotting.beta_label, positions), rotation=45)
         axes[-1, column].set_xlabel("β")
     for row, normalization in enumerate(normalizations):
@@ -45,7 +44,7 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
     labels = ["exact (true maximum, hybrid Jacobian)", "composed (as published)", "some runs diverged"]
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     names = sorted({f"{plotting.word(panel[1])} on {plotting.word(panel[0])}" for panel in panels})
-    figure.suptitle(f"{'; '.join(names)}: mean and range of {span(data.runs)} runs", fontsize=10)
+    figure.suptitle(f"{'; '.join(names)}: mean and range of {plotting.span(data.runs)} runs", fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 
 
@@ -58,10 +57,6 @@ def draw_line(axis, rules: pd.DataFrame, positions: dict[float, int], family: st
     axis.errorbar(x, mean, (mean - low, high - mean), color=colour, marker=marker, markersize=3.5, capsize=2)
     some = rules.diverged > 0
     axis.plot(x[some], mean[some], "x", color="0.2", markersize=7)
-
-
-def span(values: pd.Series) -> str:
-    return f"{values.min()}" + (f" to {values.max()}" if values.min() < values.max() else "")
 
 
 if __name__ == "__main__":

@@ -55,13 +55,8 @@ def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str
     handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
     labels = [plotting.beta_label(beta) for beta in colours]
     figure.legend(handles, labels, title="β", loc="outside right center")
-    most = data.runs.groupby([data.normalization, data.rule]).max()
-    spread = f"{most.min()}" + (f" to {most.max()}" if most.min() < most.max() else "")
-    figure.suptitle(
-        f"{plotting.word(condition['architecture'])}, {plotting.word(condition['dataset'])}, "
-        f"{plotting.word(condition['optimizer'])}, {condition['precision']}: mean ± std of {spread} runs",
-        fontsize=10,
-    )
+    runs = plotting.span(data.runs.groupby([data.normalization, data.rule]).max())
+    figure.suptitle(f"{plotting.condition_title(condition)}: mean ± std of {runs} runs", fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 
 

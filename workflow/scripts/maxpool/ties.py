@@ -12,8 +12,7 @@ def ties(dataset: str, prepared: str, architecture: str, image: int, seed: int, 
     data = training.Images.on_device(dataset, *datasets.load(dataset, prepared), torch.device("cpu"))
     pixels = data.batch(slice(image, image + 1))[0][0]
     measured = {
-        name: maxpool.ties(pixels, maxpool.initial_network(architecture, dataset, seed), name)
-        for name in precisions
+        name: maxpool.ties(pixels, maxpool.initial_network(architecture, dataset, seed), name) for name in precisions
     }
     arrays = {f"{name}/{key}": array for name, found in measured.items() for key, array in found.items()}
     with atomic(outputs["arrays"]) as temporary:

@@ -88,7 +88,9 @@ def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
         images_per_second=costs.images_per_second.round().astype(int),
         job_seconds=costs.job_seconds.round().astype(int),
         peak_memory_mib=costs.peak_memory_mib.round().astype(int),
-    ).rename(columns={"images_per_second": "images/s", "job_seconds": "job time (s)", "peak_memory_mib": "memory (MiB)"})
+    ).rename(
+        columns={"images_per_second": "images/s", "job_seconds": "job time (s)", "peak_memory_mib": "memory (MiB)"}
+    )
 
 
 def diverged_section(runs: pd.DataFrame, command: str, run: str) -> Section:

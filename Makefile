@@ -1,0 +1,47 @@
+# `make` sets up an environment in .venv and runs the default preset; `make help` lists the rest.
+# An environment of your own: make VENV=path/to/environment, or activate it and type `snakemake`.
+VENV ?= .venv
+PYTHON ?= python3
+CONFIG ?= config/config.yaml
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := run
+.PHONY: run setup test lock format clean help
+
+run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
+	@start=$$(date +%s); \
+	echo "Running $(CONFIG): training, figures, report. Progress: 'n of m steps done'."; \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile $(CONFIG) && \
+	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG)) && \
+	echo "Report: figures/$$run/report.html  (make took $$(( $$(date +%s) - start )) s)"
+
+setup: $(READY) ## set up the environment only
+
+test: $(READY) ## set up and run all tests
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+
+lock: $(READY) ## resolve the dependencies of pyproject.toml anew into requirements.txt
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-header \
+	  --no-emit-index-url pyproject.toml -o requirements.txt
+
+format: $(READY) ## format Python and Snakemake files
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/snakefmt Snakefile workflow/rules
+
+clean: ## say what could be deleted, and how much it would free
+	@echo "Nothing was deleted. To free space, remove what you do not need of:"
+	@du -sh results figures/*/ logs benchmarks data/prepared .snakemake $(VENV) 2>/dev/null || true
+	@echo "All but $(VENV) is rebuilt by snakemake; results/ holds the trained cells, the expensive part."
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV): about 6 GB with PyTorch, a few minutes."
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
