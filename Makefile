@@ -31,8 +31,8 @@ format: $(READY) ## format Python and Snakemake files
 
 clean: ## say what could be deleted, and how much it would free
 	@echo "Nothing was deleted. To free space, remove what you do not need of:"
-	@du -sh results figures/*/ logs benchmarks data/prepared .snakemake $(VENV) 2>/dev/null || true
-	@echo "All but $(VENV) is rebuilt by snakemake; results/ holds the trained cells, the expensive part."
+	@du -sh results figures/*/ logs benchmarks .snakemake $(VENV) 2>/dev/null || true
+	@echo "Snakemake rebuilds all but $(VENV); results/ holds the trained cells, the expensive part."
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16

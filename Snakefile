@@ -29,4 +29,6 @@ include: "workflow/rules/benchmark.smk"
 rule all:
     default_target: True
     input:
-        f"figures/{RUN}/report.html",
+        REPORT,
+    message:
+        "Everything of preset {RUN} is there"

@@ -4,6 +4,8 @@
 rule benchmark:
     input:
         f"results/{RUN}/benchmark/training_step.csv",
+    message:
+        "All benchmarks are there"
 
 
 rule benchmark_training_step:
@@ -18,5 +20,7 @@ rule benchmark_training_step:
     params:
         rounds=20,
         threads=SETTINGS["threads"],
+    message:
+        "Time training steps on this machine"
     script:
         "../scripts/benchmark/training_step.py"

@@ -31,9 +31,48 @@ if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
     )
 
 
+MAXPOOL_CELLS = {cell.path: cell for cell in presets.training_cells(config)}
+MAXPOOL_CELL = "{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/seed{seed}"
+MAXPOOL_GROUP = "{dataset}/{architecture}/{optimizer}/{precision}"
+MAXPOOL_GROUPS = list(
+    dict.fromkeys(
+        f"{cell.dataset}/{cell.architecture}/{cell.optimizer}/{cell.precision}" for cell in MAXPOOL_CELLS.values()
+    )
+)
+MAXPOOL_TIES = config["maxpool"].get("ties")
+FIGURE_FORMATS = ["pdf", "svg", "png", "csv"]
+
+
+def alternatives(factor):
+    """The values of a factor in this preset, as a regular expression."""
+    return "|".join(sorted({str(getattr(cell, factor)) for cell in MAXPOOL_CELLS.values()}))
+
+
+def maxpool_cell(wildcards):
+    path = MAXPOOL_CELL.format(**wildcards)
+    if path not in MAXPOOL_CELLS:
+        raise ValueError(f"{path}: not a cell of preset {RUN}; add it to maxpool.train in the configuration")
+    return MAXPOOL_CELLS[path].to_dict()
+
+
+def maxpool_figures():
+    stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in ("accuracy", "loss") for group in MAXPOOL_GROUPS)]
+    return stems + (["tie_map"] if MAXPOOL_TIES else [])
+
+
+MAXPOOL_CAPTIONS = ["accuracy_by_beta", "accuracy", "loss", "tie_map", "summary"]
+
+
 wildcard_constraints:
     run=RUN,
     split="train|test",
+    dataset="[a-z0-9_]+",
+    architecture=alternatives("architecture"),
+    normalization=alternatives("normalization"),
+    optimizer=alternatives("optimizer"),
+    precision=alternatives("precision"),
+    rule="[a-z0-9.+-]+",
+    seed="[0-9]+",
 
 
 def source(*names):
@@ -72,8 +111,12 @@ def duration(seconds):
 STARTED = time.time()
 
 
+REPORT = f"figures/{RUN}/report.html"
+
+
 onsuccess:
-    print(f"Done in {duration(time.time() - STARTED)}. Report: figures/{RUN}/report.html", flush=True)
+    where = f"Report: {REPORT}" if os.path.exists(REPORT) else f"Results: results/{RUN}, figures/{RUN}"
+    print(f"Done in {duration(time.time() - STARTED)}. {where}", flush=True)
 
 
 onerror:

@@ -12,5 +12,7 @@ rule prepare:
         runtime=5,
     params:
         path=lambda wildcards: config["datasets"].get(wildcards.dataset, {}).get("path"),
+    message:
+        "Prepare {wildcards.dataset}, split {wildcards.split}"
     script:
         "../scripts/data/prepare.py"

@@ -1,49 +1,13 @@
 # The MaxPool study (arXiv 2401.02736): train cells, gather them, draw every figure and table.
 
-MAXPOOL_CELLS = {cell.path: cell for cell in presets.training_cells(config)}
-MAXPOOL_CELL = "{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/seed{seed}"
-MAXPOOL_GROUP = "{dataset}/{architecture}/{optimizer}/{precision}"
-MAXPOOL_GROUPS = list(
-    dict.fromkeys(
-        f"{cell.dataset}/{cell.architecture}/{cell.optimizer}/{cell.precision}" for cell in MAXPOOL_CELLS.values()
-    )
-)
-MAXPOOL_TIES = config["maxpool"].get("ties")
-FIGURE_FORMATS = ["pdf", "svg", "png", "csv"]
-
-
-def alternatives(factor):
-    """The values of a factor in this preset, as a regular expression."""
-    return "|".join(sorted({str(getattr(cell, factor)) for cell in MAXPOOL_CELLS.values()}))
-
-
-wildcard_constraints:
-    dataset="[a-z0-9_]+",
-    architecture=alternatives("architecture"),
-    normalization=alternatives("normalization"),
-    optimizer=alternatives("optimizer"),
-    precision=alternatives("precision"),
-    rule="[a-z0-9.+-]+",
-    seed="[0-9]+",
-
-
-def maxpool_cell(wildcards):
-    path = MAXPOOL_CELL.format(**wildcards)
-    if path not in MAXPOOL_CELLS:
-        raise ValueError(f"{path}: not a cell of preset {RUN}; add it to maxpool.train in the configuration")
-    return MAXPOOL_CELLS[path].to_dict()
-
-
-def maxpool_figures():
-    stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in ("accuracy", "loss") for group in MAXPOOL_GROUPS)]
-    return stems + (["tie_map"] if MAXPOOL_TIES else [])
-
 
 # Everything that was made of this study.
 rule maxpool:
     input:
         expand("figures/{run}/maxpool/{stem}.{format}", run=RUN, stem=maxpool_figures(), format=FIGURE_FORMATS),
         expand("figures/{run}/maxpool/summary.{format}", run=RUN, format=["csv", "md", "tex"]),
+    message:
+        "All figures and tables of the MaxPool study are there"
 
 
 # Expensive: no module is an input, so that only another cell, another setting or a raised numerics version trains.
@@ -66,6 +30,8 @@ rule maxpool_train:
         cell=maxpool_cell,
         settings=SETTINGS,
         numerics_version=NUMERICS_VERSION,
+    message:
+        "Train {wildcards.architecture} on {wildcards.dataset}: {wildcards.normalization}, {wildcards.optimizer}, {wildcards.precision}, {wildcards.rule}, seed {wildcards.seed}"
     script:
         "../scripts/maxpool/train.py"
 
@@ -86,6 +52,8 @@ rule maxpool_aggregate:
     resources:
         mem_mb=1500,
         runtime=10,
+    message:
+        "Gather all cells of {wildcards.run}"
     script:
         "../scripts/maxpool/aggregate.py"
 
@@ -102,6 +70,8 @@ rule maxpool_accuracy_by_beta:
     resources:
         mem_mb=1000,
         runtime=5,
+    message:
+        "Draw accuracy by beta, all conditions"
     script:
         "../scripts/maxpool/accuracy_by_beta.py"
 
@@ -124,6 +94,8 @@ rule maxpool_accuracy:
     resources:
         mem_mb=1000,
         runtime=5,
+    message:
+        "Draw accuracy: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
     script:
         "../scripts/maxpool/accuracy.py"
 
@@ -146,6 +118,8 @@ rule maxpool_loss:
     resources:
         mem_mb=1000,
         runtime=5,
+    message:
+        "Draw training loss: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
     script:
         "../scripts/maxpool/loss.py"
 
@@ -169,6 +143,8 @@ rule maxpool_summary:
     resources:
         mem_mb=1000,
         runtime=5,
+    message:
+        "Write the summary table"
     script:
         "../scripts/maxpool/summary.py"
 
@@ -189,6 +165,8 @@ if MAXPOOL_TIES:
         params:
             ties=MAXPOOL_TIES,
             numerics_version=NUMERICS_VERSION,
+        message:
+            "Find the ties in one image"
         script:
             "../scripts/maxpool/ties.py"
 
@@ -206,5 +184,7 @@ if MAXPOOL_TIES:
             runtime=5,
         params:
             ties=MAXPOOL_TIES,
+        message:
+            "Draw the ties in one image"
         script:
             "../scripts/maxpool/tie_map.py"

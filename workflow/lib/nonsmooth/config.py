@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
 from nonsmooth.cells import TrainingCell
@@ -32,6 +34,11 @@ ADAM_EPS_FLOAT16 = 1e-4
 # What an architecture needs of an image, where it is not free: (height, width).
 IMAGE_SIZES: dict[str, tuple[int, int]] = {"lenet5": (28, 28)}
 
+# The words of YAML for the types of JSON Schema.
+_TYPES = {"array": "a list", "object": "a mapping", "integer": "an integer", "number": "a finite number",
+          "boolean": "true or false", "string": "text"}  # fmt: skip
+_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+
 CONDITION = ("dataset", "architecture", "normalization", "optimizer", "precision")
 
 
@@ -41,8 +48,14 @@ class ConfigError(ValueError):
 
 def read(path: str | Path, schema: str | Path) -> dict[str, Any]:
     """The checked configuration in a YAML file, with defaults filled in."""
-    config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    return check(config, schema)
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
+    try:
+        return check(config, schema)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def check(config: Any, schema: str | Path) -> dict[str, Any]:
@@ -145,14 +158,16 @@ def _learning_rates(config: dict[str, Any]) -> dict[tuple, float]:
 
 def _check_device(config: dict[str, Any]) -> None:
     if config["device"] == "cpu":
-        named = [(f"maxpool.train[{i}].precision", block["precision"])
-                 for i, block in enumerate(config["maxpool"]["train"])]  # fmt: skip
-        named.append(("maxpool.ties.precisions", config["maxpool"].get("ties", {}).get("precisions", [])))
-        for key, precisions in named:
-            if "tf32" in precisions:
+        for number, block in enumerate(config["maxpool"]["train"]):
+            if "tf32" in block["precision"]:
                 raise ConfigError(
-                    f"{key}: 'tf32' exists on NVIDIA GPUs only, and device is 'cpu'; remove it or set device: cuda"
+                    f"maxpool.train[{number}].precision: 'tf32' exists on NVIDIA GPUs only, and device is 'cpu'; "
+                    "remove it or set device: cuda"
                 )
+    if "tf32" in config["maxpool"].get("ties", {}).get("precisions", []):
+        raise ConfigError(
+            "maxpool.ties.precisions: 'tf32' exists on NVIDIA GPUs only, and ties are found on the CPU; remove it"
+        )
 
 
 def _check_data(config: dict[str, Any], cells: list[TrainingCell]) -> None:
@@ -181,10 +196,26 @@ def _check_ties(config: dict[str, Any]) -> None:
 
 
 def _check_schema(config: Any, path: str | Path) -> None:
-    schema = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    error = best_match(Draft202012Validator(schema).iter_errors(config))
+    error = best_match(_validator(path).iter_errors(config))
     if error is not None:
         raise ConfigError(_describe(error))
+
+
+@cache
+def _validator(path: str | Path) -> Any:
+    """A validator in which 1.0 is no integer (`seed1.0` is not `seed1`) and a number is finite."""
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": lambda _, value: type(value) is int, "number": lambda _, value: _is_finite_number(value)}
+    )
+    schema = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    return validators.extend(Draft202012Validator, type_checker=types)(schema)
+
+
+def _is_finite_number(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _describe(error: ValidationError) -> str:
@@ -206,9 +237,9 @@ def _describe(error: ValidationError) -> str:
             return f"{where}: {value!r} is not allowed; one of {', '.join(map(str, limit))}"
         case "type":
             hint = ""
-            if limit == "number" and isinstance(value, str) and re.fullmatch(r"[0-9]+e-?[0-9]+", value):
-                hint = "; YAML reads 5e-4 as text, write 5.0e-4"
-            return f"{where or 'configuration'}: expected {limit}, got {value!r}{hint}"
+            if limit == "number" and isinstance(value, str) and _EXPONENT.fullmatch(value):
+                hint = "; YAML reads that as text: write a point and a signed exponent, as in 5.0e-4 or 1.0e+3"
+            return f"{where or 'configuration'}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"
         case "minItems":
             return f"{where}: the list is empty; give at least one entry"
         case "uniqueItems":
@@ -219,5 +250,5 @@ def _describe(error: ValidationError) -> str:
                      "exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}  # fmt: skip
             return f"{where}: {value!r} must be {words[error.validator]} {limit}"
         case "pattern":
-            return f"{where}: {value!r} must match {limit} (letters, digits, _ and -)"
+            return f"{where}: {value!r} must be letters, digits, _ and -, with a letter or digit first"
     return f"{where or 'configuration'}: {error.message}"

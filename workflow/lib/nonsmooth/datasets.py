@@ -72,25 +72,35 @@ def prepare(name: str, split: str, output: str | Path, path: str | Path | None =
             f"dataset {name}, split {split}, from {path or dataset.source}: the decompressed contents have SHA-256 "
             f"{found}, expected {dataset.sha256[split]}; get the files again"
         )
-    records = np.empty(len(labels), dtype=[("image", np.uint8, dataset.shape), ("label", np.uint8)])
+    records = np.empty(len(labels), _record(dataset))
     records["image"], records["label"] = images, labels
-    with atomic(output) as temporary:
-        np.save(temporary, records)
+    with atomic(output) as temporary, temporary.open("wb") as file:
+        np.save(file, records)
 
 
 def load(name: str, path: str | Path) -> tuple[Images, Labels]:
     """Memory-mapped images (N, C, H, W) and labels (N,), both uint8, of a prepared split.
 
-    Raises ValueError if the file is not a whole prepared split of that dataset.
+    Raises FileNotFoundError, or ValueError if the file is not a whole prepared split of that dataset.
     """
     dataset = DATASETS[name]
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such prepared split of {name}; `snakemake {path}` makes it")
     try:
-        records = np.load(path, mmap_mode="r")
-        if records["image"].shape[1:] != dataset.shape or len(records) not in dataset.sizes.values():
+        records = np.lib.format.open_memmap(path, mode="r")
+        if records.dtype != _record(dataset):
+            raise ValueError(f"holds values of type {records.dtype}")
+        if len(records) not in dataset.sizes.values():
             raise ValueError(f"holds {records['image'].shape} images")
-    except (ValueError, IndexError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a prepared split of {name} ({error}); delete it and run again") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a prepared split of {name} ({error}); make it anew: snakemake --force {path}"
+        ) from error
     return records["image"], records["label"]
+
+
+def _record(dataset: Dataset) -> np.dtype:
+    return np.dtype([("image", np.uint8, dataset.shape), ("label", np.uint8)])
 
 
 def _read_mnist_5k(split: str, _: Path | None) -> tuple[Images, Labels]:
@@ -116,10 +126,10 @@ def _read_idx(path: Path) -> np.ndarray:
     """The uint8 array in a gzip-compressed IDX file. Raises ValueError that names the file if it is damaged."""
     try:
         content = gzip.decompress(path.read_bytes())
-        dimensions = content[3]
-        shape = np.frombuffer(content, ">u4", dimensions, offset=4)
         if content[:3] != b"\0\0\x08":
             raise ValueError("not an IDX file of bytes")
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">u4", dimensions, offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except (ValueError, IndexError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path}: damaged or not a gzip-compressed IDX file ({error}); get it again") from error

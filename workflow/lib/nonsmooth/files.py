@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix, that replaces it when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -39,7 +40,7 @@ def read_json(path: str | Path) -> Any:
     """The JSON value in `path`. Raises ValueError that names the file if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON ({error}); delete it and run snakemake again") from error
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nonsmooth.rules import Hybrid, Minimal, Native, Rule, parse_rule
+from nonsmooth.rules import Hybrid, Minimal, Native, Rule, parse_rule, rule_beta
 
 __all__ = ["Hybrid", "MaxPool2d", "Minimal", "Native", "Rule", "max_pool2d", "parse_rule", "replace_max_pools"]
 
@@ -49,7 +49,8 @@ def max_pool2d(
 
     Raises:
         ValueError: `Hybrid(evaluation="composed")` with windows that do not tile the input, which the
-            published program cannot do, or with `return_indices`.
+            published program cannot do, or with `return_indices`; minimal or exact hybrid with a window that
+            holds nothing but padding (possible with dilation), where PyTorch's argmax points nowhere.
         RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses.
     """
     geometry = _Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
@@ -60,12 +61,10 @@ def max_pool2d(
             return _composed(input, geometry, beta)
         # At beta = 0 no other maximum gets anything, not even 0 * inf.
         case Native() | Hybrid(beta=0):
-            result = torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
-            return result
-        case Minimal():
-            output, indices = _ExactMaxPool2d.apply(input, geometry, 1.0)
-        case Hybrid(beta=beta):
-            output, indices = _ExactMaxPool2d.apply(input, geometry, float(beta))
+            return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
+        case Minimal() | Hybrid():
+            geometry.require_input_in_every_window(input)
+            output, indices = _ExactMaxPool2d.apply(input, geometry, rule_beta(rule))
         case _:
             raise TypeError(f"max_pool2d: rule must be Native(), Minimal() or Hybrid(beta), got {rule!r}")
     return (output, indices) if return_indices else output
@@ -111,26 +110,24 @@ def replace_max_pools(model: nn.Module, rule: Rule) -> nn.Module:
     returned. Pools called as functions inside a `forward` cannot be seen and stay native.
     """
     replacements: dict[nn.Module, nn.Module] = {}
-
-    def replacement(module: nn.Module) -> nn.Module:
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if not isinstance(module, nn.MaxPool2d):
+            continue
         if module not in replacements:
-            if isinstance(module, nn.MaxPool2d):
-                replacements[module] = MaxPool2d(
-                    module.kernel_size,
-                    module.stride,
-                    module.padding,
-                    module.dilation,
-                    module.return_indices,
-                    module.ceil_mode,
-                    rule=rule,
-                ).train(module.training)
-            else:
-                replacements[module] = module
-                for name, child in module.named_children():
-                    setattr(module, name, replacement(child))
-        return replacements[module]
-
-    return replacement(model)
+            replacements[module] = MaxPool2d(
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                module.dilation,
+                module.return_indices,
+                module.ceil_mode,
+                rule=rule,
+            ).train(module.training)
+        if not path:
+            return replacements[module]
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, replacements[module])
+    return model
 
 
 class _Geometry(NamedTuple):
@@ -153,6 +150,23 @@ class _Geometry(NamedTuple):
         """Whether an input value can lie in two windows (a safe yes for interleaved dilated windows)."""
         spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
         return any(span > stride for span, stride in zip(spans, self.stride, strict=True))
+
+    def require_input_in_every_window(self, input: Tensor) -> None:
+        """Raises ValueError if a window lies in the padding altogether, which takes dilation and padding."""
+        for size, kernel, stride, padding, dilation in zip(input.shape[-2:], *self[:4], strict=True):
+            if padding == 0 or dilation == 1:
+                continue
+            # A window begins in the left padding or in the image; only the former can miss the image.
+            for start in range(-padding, 0, stride):
+                positions = range(start, start + kernel * dilation, dilation)
+                if positions[-1] >= size + padding and not self.ceil_mode:
+                    break  # the output ends before this window
+                if not any(0 <= position < size for position in positions):
+                    raise ValueError(
+                        f"max_pool2d: with kernel_size={self.kernel}, stride={self.stride}, padding={self.padding}, "
+                        f"dilation={self.dilation} a window on {tuple(input.shape[-2:])} holds nothing but padding, and "
+                        "its maximum has no derivative"
+                    )
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -267,7 +281,7 @@ class _TransposedJacobian(torch.autograd.Function):
         to_others = (grad * beta).div_(windows.count).add_(0.0)
         if not geometry.overlaps:
             # An input value lies in one window at most, so that rounding before placing it is the one rounding.
-            to_chosen, to_others = to_chosen.to(input.dtype), to_others.to(input.dtype)
+            to_chosen, to_others = _round(to_chosen, input.dtype), _round(to_others, input.dtype)
         frame = to_others.new_zeros((*input.shape[:-2], *windows.padded_shape))
         if geometry.overlaps:
             for other, view in zip(windows.others(), windows.views(frame), strict=True):
@@ -278,9 +292,8 @@ class _TransposedJacobian(torch.autograd.Function):
         result = frame[windows.inner].contiguous()
         place = Tensor.scatter_add_ if geometry.overlaps else Tensor.scatter_
         place(result.flatten(-2), -1, indices.flatten(-2), to_chosen.flatten(-2))
-        if input.is_contiguous():
-            return result.to(input.dtype)
-        return torch.empty_like(input).copy_(result)
+        result = _round(result, input.dtype)
+        return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -312,7 +325,7 @@ class _Jacobian(torch.autograd.Function):
         frame = windows.padded(tangent, 0.0)
         for other, values in zip(windows.others(), windows.views(frame), strict=True):
             total += _select(other, beta * values)
-        return total.div_(windows.count).to(output.dtype)
+        return _round(total.div_(windows.count), output.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -336,12 +349,29 @@ def _select(mask: Tensor, values: Tensor) -> Tensor:
     return (values.view(bits) * mask).view(values.dtype)
 
 
+def _round(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` rounded once, to nearest even.
+
+    PyTorch converts float64 to 16 bits through float32, which rounds twice. Rounding to odd on the way (if
+    inexact, to the neighbour whose last bit is 1) makes the second rounding see what the first one cut off.
+    """
+    if values.dtype != torch.float64 or dtype not in (torch.float16, torch.bfloat16):
+        return values.to(dtype)
+    nearest = values.float()
+    error = values - nearest
+    bits = nearest.view(torch.int32)
+    towards_value = torch.where(error.signbit() == nearest.signbit(), 1, -1)
+    is_moved = (error.abs() > 0) & (bits & 1 == 0)
+    return (bits + towards_value * is_moved).to(torch.int32).view(torch.float32).to(dtype)
+
+
 def _composed(input: Tensor, geometry: _Geometry, beta: float) -> Tensor:
     """The published program: a combination of two pooling outputs in the working precision.
 
     beta and 1 - beta stay Python numbers: as 16-bit tensors 1 - beta would be rounded. The minimal pool is an
     amax, whose gradient PyTorch multiplies by the mask of maxima and divides by their number.
     """
+    native = torch.nn.functional.max_pool2d(input, *geometry)
     (kh, kw), height, width = geometry.kernel, input.shape[-2], input.shape[-1]
     tiles = (
         geometry.stride == geometry.kernel
@@ -357,7 +387,6 @@ def _composed(input: Tensor, geometry: _Geometry, beta: float) -> Tensor:
             f"stride={geometry.stride}, padding={geometry.padding}, dilation={geometry.dilation} on "
             f"{height} x {width}. Use evaluation='exact'."
         )
-    native = torch.nn.functional.max_pool2d(input, *geometry)
     tiled = input.reshape(*input.shape[:-2], height // kh, kh, width // kw, kw)
     minimal = tiled.amax(dim=(-3, -1))
     return beta * minimal + (1 - beta) * native

@@ -57,13 +57,21 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 def peak_memory_mib() -> float:
     """Largest resident memory of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        # Linux hands ru_maxrss on from the process that started this one.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10, 1)
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # A cell may end while a person commits, and a git hook's variables name another repository.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    of_a_hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in of_a_hook}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 
 def _version(package: str) -> str | None:

@@ -43,8 +43,13 @@ class Hybrid:
     evaluation: Evaluation = "exact"
 
     def __post_init__(self) -> None:
-        if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not isfinite(self.beta):
+        try:
+            beta = float("nan") if isinstance(self.beta, bool | str) else float(self.beta)
+        except (TypeError, ValueError, OverflowError):
+            beta = float("nan")
+        if not isfinite(beta):
             raise ValueError(f"Hybrid: beta must be a finite number, got {self.beta!r}")
+        object.__setattr__(self, "beta", beta)
         if self.evaluation not in EVALUATIONS:
             raise ValueError(f"Hybrid: evaluation must be one of {list(EVALUATIONS)}, got {self.evaluation!r}")
 
@@ -54,7 +59,7 @@ class Hybrid:
 
 Rule = Native | Minimal | Hybrid
 
-_HYBRID = re.compile(r"hybrid-(?P<beta>-?[0-9][0-9.]*(?:e[+-]?[0-9]+)?)-(?P<evaluation>[a-z]+)")
+_HYBRID = re.compile(r"hybrid-(?P<beta>-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)-(?P<evaluation>[a-z]+)")
 
 
 def parse_rule(name: str) -> Rule:

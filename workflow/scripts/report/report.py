@@ -25,10 +25,10 @@ RULES = (
 )
 
 
-def maxpool_sections(runs, summary, costs, ties, figures, captions, command, run) -> list[Section]:
+def maxpool_sections(runs, summary, costs, ties, figures, captions, options, run) -> list[Section]:
     def figure(stem: str, title: str) -> Figure:
         path = figures[stem]
-        return Figure(path, title, captions[stem.split("/")[0]], f"{command} {path.with_suffix('.pdf')}")
+        return Figure(path, title, captions[stem.split("/")[0]], f"snakemake {path.with_suffix('.pdf')}{options}")
 
     def group(stem: str) -> str:
         dataset, architecture, optimizer, precision = map(plotting.word, stem.split("/")[1:])
@@ -38,21 +38,21 @@ def maxpool_sections(runs, summary, costs, ties, figures, captions, command, run
     ran = Section("What was run", [conditions_sentence(runs)], tables=[
         Table("Cost", readable_costs(costs), "Per precision and optimizer: median speed of training, time summed over the "
               "jobs with their start, and the largest memory of a job, as Snakemake measured them.",
-              f"{command} results/{run}/maxpool/costs.csv", (f"results/{run}/maxpool/costs.csv",))])  # fmt: skip
+              f"snakemake results/{run}/maxpool/costs.csv{options}", (f"results/{run}/maxpool/costs.csv",))])  # fmt: skip
     accuracy = Section("Accuracy against β", figures=[figure("accuracy_by_beta", "All conditions")])
     accuracy.figures += [figure(stem, group(stem)) for stem in figures if stem.startswith("accuracy/")]
     accuracy.tables.append(
         Table("Final accuracy of every condition", summary, captions["summary"],
-              f"{command} figures/{run}/maxpool/summary.csv",
+              f"snakemake figures/{run}/maxpool/summary.csv{options}",
               tuple(f"figures/{run}/maxpool/summary.{suffix}" for suffix in ("csv", "md", "tex")),
               collapsed=True))  # fmt: skip
     loss = Section("Training loss", figures=[figure(s, group(s)) for s in figures if s.startswith("loss/")])
-    sections = [asked, ran, accuracy, loss, diverged_section(runs, command, run)]
+    sections = [asked, ran, accuracy, loss, diverged_section(runs, options, run)]
     if ties is not None:
         sections.append(
             Section("Where the ties are", figures=[figure("tie_map", "Ties in one image")], tables=[
                 Table("Ties in the windows of the first pooling", ties.rename(columns=lambda c: c.replace("_", " ")),
-                      "Counts over all channels of that image.", f"{command} results/{run}/maxpool/ties.csv",
+                      "Counts over all channels of that image.", f"snakemake results/{run}/maxpool/ties.csv{options}",
                       (f"results/{run}/maxpool/ties.csv",))]))  # fmt: skip
     sections.append(left_out_section(runs, ties is not None))
     return sections
@@ -93,7 +93,7 @@ def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def diverged_section(runs: pd.DataFrame, command: str, run: str) -> Section:
+def diverged_section(runs: pd.DataFrame, options: str, run: str) -> Section:
     lost = runs[runs.diverged]
     skipped = runs[(runs.skipped_steps > 0)]
     section = Section("What diverged")
@@ -114,7 +114,7 @@ def diverged_section(runs: pd.DataFrame, command: str, run: str) -> Section:
         table = table.rename(columns={"size": "diverged", "min": "first step, earliest", "max": "first step, latest"})
         caption = "Conditions in which runs diverged, and the training step at which that happened."
         path = f"results/{run}/maxpool/runs.csv"
-        section.tables.append(Table("Diverged runs", table, caption, f"{command} {path}", (path,)))
+        section.tables.append(Table("Diverged runs", table, caption, f"snakemake {path}{options}", (path,)))
     return section
 
 
@@ -160,7 +160,8 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         run = snakemake.wildcards.run
         files = snakemake.params.config_files
-        command = "snakemake" if files == ["config/config.yaml"] else f"snakemake --configfile {' '.join(files)}"
+        # A target comes first, since --configfile takes any number of files.
+        options = "" if files == ["config/config.yaml"] else f" --configfile {' '.join(files)}"
         root = Path(f"figures/{run}/maxpool")
         runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
         runs = runs.fillna({"evaluation": ""})
@@ -175,9 +176,9 @@ if __name__ == "__main__":
                 pd.read_csv(snakemake.input.ties[0]) if snakemake.input.ties else None,
                 {str(Path(p).relative_to(root).with_suffix("")): Path(p) for p in snakemake.input.figures},
                 {Path(path).stem: Path(path).read_text() for path in snakemake.input.captions},
-                command,
+                options,
                 run,
             ),
-            {**combined_provenance(records), "remake": command},
+            {**combined_provenance(records), "remake": f"snakemake{options}"},
         )
         write_text(snakemake.output[0], text)

@@ -1,0 +1,190 @@
+"""Outputs that appear whole or not at all, also when writers are killed or meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nonsmooth.files import atomic, content_hash, read_json, write_json, write_text
+
+quick = settings(deadline=None, derandomize=True, max_examples=30)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+# -------------------------------------------------------------------------------------------------- atomic
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+@pytest.mark.parametrize("name", ["table.csv", "a.tar.gz", "plain", ".hidden", "b c.json"])
+def test_block_writes_beside_the_output_with_its_suffix(as_path: type, name: str, tmp_path: Path):
+    path = tmp_path / "new" / "folder" / name
+    with atomic(as_path(path)) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == path.suffix or not path.suffix
+        assert temporary.name.startswith(".")
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(path.parent) == [name]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+@pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("written", [None, "half of it"])
+def test_failure_changes_nothing(
+    old: str | None, interruption: type[BaseException], written: str | None, tmp_path: Path
+):
+    path = tmp_path / "table.csv"
+    if old is not None:
+        path.write_text(old)
+
+    def interrupted() -> None:
+        with atomic(path) as temporary:
+            if written is not None:
+                temporary.write_text(written)
+            raise interruption
+
+    with pytest.raises(interruption):
+        interrupted()
+    assert names(tmp_path) == ([path.name] if old else [])
+    if old is not None:
+        assert path.read_text() == old
+
+
+def test_block_that_writes_nothing_fails_and_keeps_the_old(tmp_path: Path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic(path):
+        pass
+    assert path.read_text() == "old"
+
+
+def test_reader_keeps_what_it_opened(tmp_path: Path):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with path.open() as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
+def test_two_writers_in_one_process(tmp_path: Path):
+    """Each has its own temporary file; who finishes last wins."""
+    path = tmp_path / "table.csv"
+    with atomic(path) as first:
+        first.write_text("first")
+        with atomic(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert names(tmp_path) == [path.name]
+
+
+def test_concurrent_writers_and_a_reader(tmp_path: Path):
+    """Whoever reads sees one writer's whole output."""
+    path, size = tmp_path / "table.csv", 200_000
+    write_text(path, "0" * size)
+    program = (
+        "import sys; from nonsmooth.files import write_text\n"
+        "for _ in range(100): write_text(sys.argv[1], sys.argv[2] * int(sys.argv[3]))"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(path), letter, str(size)]) for letter in "ab"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        content = path.read_text()
+        assert content == content[0] * size
+        seen.add(content[0])
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert seen & {"a", "b"}
+    assert names(tmp_path) == [path.name]
+
+
+def test_killed_writer_leaves_the_old_content(tmp_path: Path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    program = (
+        "import os, signal, sys; from nonsmooth.files import atomic\n"
+        "with atomic(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+# ---------------------------------------------------------------------------------------------------- JSON
+
+
+@quick
+@given(value=values)
+def test_json_round_trip(value, tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_written_json_does_not_depend_on_the_order_of_keys(tmp_path: Path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": {"d": 2, "c": 3}})
+    write_json(tmp_path / "b.json", {"a": {"c": 3, "d": 2}, "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_value_that_is_not_json_keeps_the_old(tmp_path: Path):
+    path = tmp_path / "value.json"
+    write_json(path, "old")
+    with pytest.raises(TypeError):
+        write_json(path, {"path": path})
+    assert read_json(path) == "old"
+    assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"text", b"{'a': 1}", b"\xff\xfe\0", b"[1]\n[2]"])
+def test_what_is_not_json_is_named(content: bytes, tmp_path: Path):
+    path = tmp_path / "record.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path}: not JSON \(.*\); delete it and run snakemake again$"):
+        read_json(path)
+
+
+def test_missing_json_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "record.json")):
+        read_json(tmp_path / "record.json")
+
+
+@quick
+@given(values)
+def test_hash_of_a_value_is_that_of_its_json(value):
+    assert content_hash(value) == content_hash(json.loads(json.dumps(value)))
+    assert len(content_hash(value)) == 64
+
+
+@quick
+@given(st.dictionaries(st.text(), values, min_size=1), st.randoms())
+def test_hash_does_not_depend_on_the_order_of_keys(value: dict, random):
+    keys = list(value)
+    random.shuffle(keys)
+    assert content_hash([{key: value[key] for key in keys}]) == content_hash([value])
+
+
+def test_hash_tells_values_apart():
+    different = [None, 0, 1, 0.5, "0", "", [], [0], {}, {"a": 0}, {"a": 1}, {"b": 0}, [1, 2], [2, 1]]
+    assert len({content_hash(value) for value in different}) == len(different)

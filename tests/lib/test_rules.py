@@ -1,0 +1,151 @@
+"""The names of the MaxPool backward rules: every rule has one, and every name has one rule."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native, parse_rule, rule_beta
+
+thorough = settings(deadline=None, derandomize=True, max_examples=300)
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+evaluations = st.sampled_from(EVALUATIONS)
+
+NAMES = {
+    "native": Native(),
+    "minimal": Minimal(),
+    "hybrid-0-exact": Hybrid(0),
+    "hybrid-1-composed": Hybrid(1.0, "composed"),
+    "hybrid-1000-exact": Hybrid(1000),
+    "hybrid-0.1-exact": Hybrid(0.1),
+    "hybrid--2.5-composed": Hybrid(-2.5, "composed"),
+    "hybrid-1e-05-exact": Hybrid(1e-5),
+    "hybrid-1e+16-exact": Hybrid(1e16),
+}
+
+
+@pytest.mark.parametrize(("name", "rule"), NAMES.items(), ids=NAMES)
+def test_names(name: str, rule: Native | Minimal | Hybrid) -> None:
+    assert str(rule) == name
+    assert parse_rule(name) == rule
+
+
+@thorough
+@given(finite | st.integers(-(2**53), 2**53), evaluations)
+@example(-0.0, "exact")
+@example(999999999999999.0, "exact")
+@example(1e15, "exact")
+@example(5e-324, "composed")
+@example(1.7976931348623157e308, "exact")
+def test_parsing_inverts_naming(beta: float, evaluation: str) -> None:
+    rule = Hybrid(beta, evaluation)
+    assert parse_rule(str(rule)) == rule
+
+
+def test_parsing_inverts_naming_for_integers_that_no_float_holds() -> None:
+    rule = Hybrid(2**53 + 1)
+    assert parse_rule(str(rule)) == rule
+
+
+@thorough
+@given(finite, finite)
+def test_equal_rules_have_equal_names_and_different_rules_different_ones(first: float, second: float) -> None:
+    for other in (first, second):
+        assert (str(Hybrid(first)) == str(Hybrid(other))) == (first == other)
+
+
+@thorough
+@given(finite, evaluations)
+def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
+    assert re.fullmatch(r"[a-z0-9.+-]+", str(Hybrid(beta, evaluation)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Native",
+        "native ",
+        "minimal\n",
+        "hybrid",
+        "hybrid-10",
+        "hybrid-10-",
+        "hybrid-10-fast",
+        "hybrid-ten-exact",
+        "hybrid-nan-exact",
+        "hybrid-inf-exact",
+        "hybrid-.5-exact",
+        "hybrid-1_000-exact",
+        "hybrid-+1-exact",
+        "hybrid-1.2.3-exact",
+        "hybrid-10-exact\n",
+        "hybrid-٣-exact",
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
+    message = f"unknown pooling rule {name!r}; expected one of ['native', 'minimal', 'hybrid-<beta>-exact'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_rule(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shortest"),
+    [
+        ("hybrid-10.0-exact", "hybrid-10-exact"),
+        ("hybrid-010-exact", "hybrid-10-exact"),
+        ("hybrid--0-exact", "hybrid-0-exact"),
+        ("hybrid-1e3-composed", "hybrid-1000-composed"),
+        ("hybrid-0.10-exact", "hybrid-0.1-exact"),
+        ("hybrid-0.00001-exact", "hybrid-1e-05-exact"),
+    ],
+)
+def test_one_name_for_a_rule(name: str, shortest: str) -> None:
+    message = f"{name!r}: write the number in its shortest form, {shortest!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_rule(name)
+
+
+@pytest.mark.parametrize(
+    "beta", [math.nan, math.inf, -math.inf, "10", None, True, 1j, pytest.param(10**400, id="10**400")]
+)
+def test_a_beta_that_is_not_a_finite_number_is_refused(beta: object) -> None:
+    with pytest.raises(ValueError, match="beta must be a finite number, got"):
+        Hybrid(beta)
+
+
+def test_a_beta_that_overflows_is_refused() -> None:
+    with pytest.raises(ValueError, match="beta must be a finite number"):
+        parse_rule("hybrid-1e999-exact")
+
+
+@pytest.mark.parametrize("evaluation", ["fast", "Exact", "", None])
+def test_an_unknown_evaluation_is_refused_with_the_known_ones(evaluation: object) -> None:
+    message = f"evaluation must be one of {list(EVALUATIONS)}, got {evaluation!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Hybrid(10, evaluation)
+
+
+@thorough
+@given(finite, evaluations)
+def test_beta(beta: float, evaluation: str) -> None:
+    assert (rule_beta(Native()), rule_beta(Minimal())) == (0, 1)
+    result = rule_beta(Hybrid(beta, evaluation))
+    assert result == beta
+    assert type(result) is float
+
+
+def test_rules_are_values() -> None:
+    assert {Native(), Minimal(), Hybrid(10), Hybrid(10.0), Hybrid(10, "composed")} == {
+        Native(),
+        Minimal(),
+        Hybrid(10),
+        Hybrid(10, "composed"),
+    }
+    assert Hybrid(0) != Native()
+    with pytest.raises(AttributeError):
+        Hybrid(10).beta = 1  # frozen

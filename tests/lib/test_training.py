@@ -1,0 +1,615 @@
+"""One training run, against loops written out the plain way.
+
+The loops here use PyTorch's own data loader and loss, and check every weight after every step. Equality means
+equal bits: of the weights through `weights_hash`, of the metrics through `==` or their text (NaN equals NaN).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from itertools import count, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision import transforms
+
+from nonsmooth import architectures, training
+from nonsmooth.cells import TrainingCell
+from nonsmooth.datasets import DATASETS
+from nonsmooth.precision import PRECISIONS, backend_flags
+from nonsmooth.rules import parse_rule
+from nonsmooth.training import Images, Settings, batches, evaluate, initial_model, train, weights_hash
+
+CPU = torch.device("cpu")
+CLOCKS = ("seconds", "images_per_second")
+MakeCell = Callable[..., TrainingCell]
+
+every_level = pytest.mark.parametrize("precision", ["float16", "bfloat16", "mixed16", "float32", "float64"])
+every_optimizer = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+every_normalization = pytest.mark.parametrize("normalization", ["none", "batch_norm"])
+
+
+def results(run: training.Run) -> tuple:
+    """What a rerun has to repeat, as text so that NaN equals NaN."""
+    outcome = ("epochs_run", "diverged", "first_nonfinite_step", "steps", "skipped_steps", "weights_sha256")
+    metrics = [{key: value for key, value in row.items() if key not in CLOCKS} for row in run.metrics]
+    return repr(metrics), *(run.record[key] for key in outcome)
+
+
+def finite(model: nn.Module) -> bool:
+    return all(p.isfinite().all().item() for p in model.parameters())
+
+
+class Step(NamedTuple):
+    loss: float
+    weights_finite: bool
+    changed: bool
+
+
+class Plain(NamedTuple):
+    model: nn.Module
+    steps: list[Step]
+    losses: list[float]
+    accuracies: list[float]
+
+
+def plain_training(cell: TrainingCell, data: Images) -> Plain:
+    """A training loop as in a tutorial, with the cosine written out; means per epoch."""
+    precision = PRECISIONS[cell.precision]
+    dataset = DATASETS[cell.dataset]
+    torch.manual_seed(cell.seed)
+    model = architectures.build(
+        cell.architecture, parse_rule(cell.rule), cell.normalization, dataset.shape[0], dataset.num_classes
+    )
+    model = model.to(precision.dtype)
+    if cell.optimizer == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), 1.0, momentum=cell.momentum, weight_decay=cell.weight_decay)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), 1.0, eps=cell.adam_eps, weight_decay=cell.weight_decay)
+    scaler = torch.amp.GradScaler("cpu", enabled=cell.precision == "mixed16")
+    dataset = TensorDataset((data.images.float() / 255 - data.mean) / data.std, data.labels)
+    generator = torch.Generator().manual_seed(cell.seed)
+    steps, losses, accuracies = [], [], []
+    for epoch in range(cell.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = cell.learning_rate * (1 + math.cos(math.pi * epoch / cell.epochs)) / 2
+        order = torch.randperm(len(data), generator=generator).tolist()
+        loss_sum = correct = 0
+        for images, labels in DataLoader(dataset, cell.batch_size, sampler=order):
+            before = weights_hash(model)
+            with precision.arithmetic(CPU):
+                logits = model(images.to(precision.dtype))
+                loss = F.cross_entropy(logits.float() if cell.precision == "mixed16" else logits, labels)
+                optimizer.zero_grad()
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+            steps.append(Step(loss.item(), weights.isfinite().all().item(), weights_hash(model) != before))
+            loss_sum += loss.item() * len(labels)
+            correct += sum(
+                (row.argmax().item() if row.isfinite().all() else 0) == label
+                for row, label in zip(logits, labels.tolist(), strict=True)
+            )
+        losses.append(loss_sum / len(data))
+        accuracies.append(correct / len(data))
+        if not steps[-1].weights_finite:
+            break
+    return Plain(model, steps, losses, accuracies)
+
+
+def first_nonfinite_step(steps: list[Step]) -> int | None:
+    return next((n for n, s in enumerate(steps, 1) if not (s.weights_finite and math.isfinite(s.loss))), None)
+
+
+# ------------------------------------------------------------------------------------------ seeds and bits
+
+
+@every_level
+@every_optimizer
+@every_normalization
+def test_plain_loop_gives_the_same_bits(
+    precision: str,
+    optimizer: str,
+    normalization: str,
+    make_cell: MakeCell,
+    train_set: Images,
+    test_set: Images,
+) -> None:
+    """200 images in batches of 64: the last has 8."""
+    rate = 0.03 if optimizer == "sgd" else 0.003
+    cell = make_cell(
+        precision=precision,
+        optimizer=optimizer,
+        normalization=normalization,
+        learning_rate=rate,
+        rule="minimal",
+    )
+    run = train(cell, train_set, test_set)
+    plain = plain_training(cell, train_set)
+    assert run.record["weights_sha256"] == weights_hash(plain.model)
+    assert run.record["steps"] == len(plain.steps) == 4
+    assert [row["train_loss"] for row in run.metrics] == plain.losses
+    assert [row["train_accuracy"] for row in run.metrics] == plain.accuracies
+    assert finite(plain.model)
+
+
+@pytest.mark.parametrize("precision", ["float16", "mixed16", "float32", "float64"])
+@every_optimizer
+@every_normalization
+def test_same_seed_same_bits_and_another_seed_others(
+    precision: str,
+    optimizer: str,
+    normalization: str,
+    make_cell: MakeCell,
+    train_set: Images,
+    test_set: Images,
+) -> None:
+    cell = make_cell(
+        precision=precision,
+        optimizer=optimizer,
+        normalization=normalization,
+        rule="hybrid-10-exact",
+        epochs=2,
+    )
+    first = results(train(cell, train_set, test_set))
+    torch.rand(7)  # the state of the global generator is no matter
+    assert results(train(cell, train_set, test_set)) == first
+    assert results(train(replace(cell, seed=1), train_set, test_set)) != first
+
+
+def test_training_repeats_with_default_kernels(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    settings = Settings(deterministic=False)
+    run = train(make_cell(precision="float16"), train_set, test_set, settings)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert results(run) == results(train(make_cell(precision="float16"), train_set, test_set))
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+@every_normalization
+def test_precisions_and_rules_start_from_the_same_weights(normalization: str, make_cell: MakeCell) -> None:
+    cell = make_cell(normalization=normalization, precision="float32")
+    reference = initial_model(cell).state_dict()
+    for precision, rule in (("float16", "native"), ("bfloat16", "minimal"), ("float64", "hybrid-10-exact")):
+        state = initial_model(replace(cell, precision=precision, rule=rule)).state_dict()
+        assert state.keys() == reference.keys()
+        for name, tensor in state.items():
+            assert tensor.dtype == (PRECISIONS[precision].dtype if tensor.is_floating_point() else torch.int64)
+            assert tensor.equal(reference[name].to(tensor.dtype))
+    other = initial_model(replace(cell, seed=1)).state_dict()
+    assert not other["conv1.weight"].equal(reference["conv1.weight"])
+
+
+def test_every_cell_of_a_seed_sees_the_same_batches(
+    make_cell: MakeCell, train_set: Images, test_set: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = training.step
+
+    def seen(**values) -> list[Tensor]:
+        """The labels of every step."""
+        batches = []
+
+        def spy(*arguments):
+            batches.append(arguments[-1])
+            return step(*arguments)
+
+        monkeypatch.setattr(training, "step", spy)
+        train(make_cell(epochs=2, **values), train_set, test_set)
+        return batches
+
+    reference = seen()
+    assert [len(labels) for labels in reference] == [64, 64, 64, 8] * 2
+    assert torch.equal(torch.cat(reference[:4]).sort().values, train_set.labels.sort().values)
+    assert not torch.equal(torch.cat(reference[:4]), torch.cat(reference[4:]))
+    for values in (
+        {"precision": "float16"},
+        {"rule": "hybrid-1000-composed"},
+        {"optimizer": "adam", "normalization": "batch_norm"},
+    ):
+        assert all(map(torch.equal, seen(**values), reference))
+    assert not torch.equal(seen(seed=1)[0], reference[0])
+
+
+def test_global_random_state_is_left_alone(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    initial_model(make_cell())
+    train(make_cell(), train_set, test_set)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ----------------------------------------------------------------------------- schedule, optimizers, metrics
+
+
+def test_learning_rate_follows_the_cosine(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    """rate * (1 + cos(pi * t / T)) / 2 in epoch t from 0; PyTorch's recursion rounds a few times per epoch."""
+    epochs = 5
+    run = train(make_cell(epochs=epochs, batch_size=200), train_set, test_set)
+    rates = [row["learning_rate"] for row in run.metrics]
+    assert rates == pytest.approx(
+        [0.03 * (1 + math.cos(math.pi * t / epochs)) / 2 for t in range(epochs)], rel=4 * epochs * 2**-53
+    )
+    assert rates[0] == 0.03
+    assert all(later < earlier for earlier, later in pairwise(rates))
+    assert [row["epoch"] for row in run.metrics] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("sgd", torch.optim.SGD, {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.125, "nesterov": False}),
+        ("adam", torch.optim.Adam, {"lr": 0.25, "eps": 0.0625, "weight_decay": 0.125, "betas": (0.9, 0.999)}),
+    ],
+)
+def test_optimizers_have_the_hyperparameters_of_the_cell(
+    name: str, kind: type, expected: dict, make_cell: MakeCell
+) -> None:
+    cell = make_cell(optimizer=name, learning_rate=0.25, momentum=0.5, weight_decay=0.125, adam_eps=0.0625)
+    model = initial_model(cell)
+    optimizer = training.build_optimizer(cell, model)
+    assert type(optimizer) is kind
+    (group,) = optimizer.param_groups
+    assert {key: group[key] for key in expected} == expected
+    assert group["params"] == list(model.parameters())
+    assert not group.get("amsgrad")
+    assert not group.get("dampening")
+
+
+def test_unknown_optimizer_is_refused(make_cell: MakeCell) -> None:
+    with pytest.raises(ValueError, match="unknown optimizer 'lion'; expected 'sgd' or 'adam'"):
+        training.build_optimizer(make_cell(optimizer="lion"), nn.Linear(1, 1))
+
+
+@every_level
+def test_evaluation_is_recomputed_image_by_image(precision: str, make_cell: MakeCell, test_set: Images) -> None:
+    """mixed16 is evaluated in float32, as published."""
+    cell = make_cell(precision=precision, normalization="batch_norm")
+    level = PRECISIONS[precision].evaluation
+    model = initial_model(cell)
+    loss, accuracy = evaluate(model, test_set, level)
+    assert model.training
+    model.eval()
+    with torch.no_grad(), level.arithmetic(CPU):
+        logits = model(test_set.batch(slice(None))[0].to(level.dtype)).double()
+    assert logits.equal(logits.to(level.dtype).double())
+    losses = [row.logsumexp(0).item() - row[label].item() for row, label in zip(logits, test_set.labels, strict=True)]
+    assert loss == pytest.approx(math.fsum(losses) / len(losses), rel=len(losses) * 2**-52)
+    hits = [row.argmax().item() == label for row, label in zip(logits, test_set.labels.tolist(), strict=True)]
+    assert accuracy == sum(hits) / len(hits)
+
+
+def test_test_metrics_are_those_of_the_final_weights(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    for precision in ("float16", "mixed16"):
+        cell = make_cell(precision=precision, normalization="batch_norm")
+        row = train(cell, train_set, test_set).metrics[-1]
+        model = plain_training(cell, train_set).model
+        assert (row["test_loss"], row["test_accuracy"]) == evaluate(model, test_set, PRECISIONS[precision].evaluation)
+
+
+class Fixed(nn.Module):
+    """Gives the rows of `logits` in turn, whatever the images."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits, self.given = logits, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = self.logits[self.given : self.given + len(images)]
+        self.given += len(images)
+        return rows
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_nonfinite_logits_predict_class_0(broken: float, test_set: Images) -> None:
+    """Row by row: one broken number changes its own image's prediction only."""
+    data = replace(test_set, labels=torch.arange(100) % 10)
+    logits = F.one_hot(data.labels, 10).half()
+    logits[15, 3] = broken  # of class 5: would be right or wrong, now class 0 and wrong
+    logits[20, 7] = broken  # of class 0: right
+    logits[21, 1] = broken  # of class 1
+    loss, accuracy = evaluate(Fixed(logits), data, PRECISIONS["float16"])
+    assert accuracy == 98 / 100
+    assert not math.isfinite(loss) or broken == -math.inf
+
+
+def test_evaluation_counts_every_image_once(test_set: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 33)
+    logits = torch.randn(100, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loss, accuracy = evaluate(Fixed(logits), test_set, PRECISIONS["float64"])
+    assert loss == pytest.approx(F.cross_entropy(logits, test_set.labels).item(), rel=100 * 2**-53)
+    assert accuracy == (logits.argmax(1) == test_set.labels).sum().item() / 100
+
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+def test_batches_are_normalised_as_torchvision_does(test_set: Images) -> None:
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
+    images, labels = test_set.batch(slice(None))
+    for image, raw in zip(images, test_set.images.numpy(), strict=True):
+        assert torch.equal(image, transform(raw.transpose(1, 2, 0)))
+    assert torch.equal(labels, test_set.labels)
+
+
+def test_normalisation_of_every_level_and_channel_matches_torchvision() -> None:
+    """All 256 levels in three channels, with the published CIFAR-10 statistics."""
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    raw = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    expected = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])(raw)
+    as_columns = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    data = Images(torch.from_numpy(raw.transpose(2, 0, 1).copy())[None], torch.zeros(1), *as_columns)
+    assert torch.equal(data.batch(torch.tensor([0]))[0][0], expected)
+
+
+def test_batches_are_in_order_or_in_that_of_the_generator(test_set: Images) -> None:
+    ordered = list(batches(test_set, 30))
+    assert [len(labels) for _, labels in ordered] == [30, 30, 30, 10]
+    assert torch.equal(torch.cat([labels for _, labels in ordered]), test_set.labels)
+    shuffled = list(batches(test_set, 30, torch.Generator().manual_seed(3)))
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(torch.cat([images for images, _ in shuffled]), test_set.batch(order)[0])
+    assert torch.equal(torch.cat([labels for _, labels in shuffled]), test_set.labels[order])
+
+
+def test_batches_leave_the_images_alone(test_set: Images) -> None:
+    before = test_set.images.clone()
+    images, _ = test_set.batch(slice(0, 10))
+    images.zero_()
+    assert torch.equal(test_set.images, before)
+
+
+# ------------------------------------------------------------------------------------ divergence and skips
+
+
+@pytest.mark.parametrize("rate", [10.0, 1000.0])
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_divergence_is_flagged_at_its_step_and_stops_the_run(
+    precision: str, rate: float, make_cell: MakeCell, train_set: Images, test_set: Images
+) -> None:
+    cell = make_cell(precision=precision, learning_rate=rate, epochs=8, batch_size=20)
+    run = train(cell, train_set, test_set)
+    plain = plain_training(cell, train_set)
+    step = first_nonfinite_step(plain.steps)
+    assert step is not None
+    assert run.record["diverged"] is True
+    assert run.record["first_nonfinite_step"] == step
+    assert run.record["steps"] == len(plain.steps)
+    assert run.record["epochs_run"] == len(run.metrics) == math.ceil(len(plain.steps) / 10) < 8
+    assert run.record["weights_sha256"] == weights_hash(plain.model)
+    last = run.metrics[-1]
+    assert math.isnan(last["train_loss"])
+    assert math.isnan(last["test_loss"])
+    # Every prediction is class 0, which a tenth of the digits are.
+    assert last["test_accuracy"] == (test_set.labels == 0).sum().item() / len(test_set) == 0.1
+    assert [row["train_accuracy"] for row in run.metrics] == plain.accuracies
+
+
+def test_weights_that_overflow_after_a_finite_loss_are_flagged(
+    make_cell: MakeCell, train_set: Images, test_set: Images
+) -> None:
+    """The only step of the run has a finite loss, and its update overflows float16."""
+    cell = make_cell(precision="float16", learning_rate=6e4, weight_decay=100.0, batch_size=len(train_set))
+    run = train(cell, train_set, test_set)
+    assert math.isfinite(run.metrics[0]["train_loss"])
+    assert run.record["steps"] == run.record["first_nonfinite_step"] == 1
+    assert run.record["diverged"] is True
+    assert [s.weights_finite for s in plain_training(cell, train_set).steps] == [False]
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_one_poked_weight_is_flagged(
+    poison: float,
+    precision: str,
+    make_cell: MakeCell,
+    train_set: Images,
+    test_set: Images,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loss of the fifth step was finite; the run ends with its epoch, the second."""
+    build = training.build_optimizer
+
+    def build_poking(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimizer:
+        steps = count(1)
+
+        def poke(*_) -> None:
+            if next(steps) == 5:
+                model.linear5.bias.detach()[3].fill_(poison)
+
+        optimizer = build(cell, model)
+        optimizer.register_step_post_hook(poke)
+        return optimizer
+
+    monkeypatch.setattr(training, "build_optimizer", build_poking)
+    run = train(make_cell(precision=precision, epochs=4), train_set, test_set)
+    assert run.record["first_nonfinite_step"] == 5
+    assert run.record["epochs_run"] == 2
+    assert run.record["diverged"] is True
+
+
+def test_nonfinite_loss_alone_is_flagged_and_does_not_stop(
+    make_cell: MakeCell, train_set: Images, test_set: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, steps = training.step, count(1)
+
+    def spoiling(*arguments):
+        loss, *rest = step(*arguments)
+        return loss * math.inf if next(steps) == 3 else loss, *rest
+
+    monkeypatch.setattr(training, "step", spoiling)
+    run = train(make_cell(epochs=2), train_set, test_set)
+    assert run.record["first_nonfinite_step"] == 3
+    assert run.record["epochs_run"] == 2
+    assert math.isinf(run.metrics[0]["train_loss"])
+    assert math.isfinite(run.metrics[1]["train_loss"])
+
+
+def test_a_good_run_is_not_flagged(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    record = train(make_cell(epochs=2), train_set, test_set).record
+    assert record["diverged"] is False
+    assert record["first_nonfinite_step"] is None
+    assert (record["steps"], record["skipped_steps"], record["epochs_run"]) == (8, 0, 2)
+
+
+def test_skipped_steps_are_counted_and_are_not_divergence(
+    make_cell: MakeCell, train_set: Images, test_set: Images
+) -> None:
+    """Images scaled by 64 give gradients that overflow float16 until the scaler has backed off."""
+    cell = make_cell(precision="mixed16", batch_size=10, learning_rate=1e-4)
+    bright = replace(train_set, std=train_set.std / 64)
+    run = train(cell, bright, test_set)
+    plain = plain_training(cell, bright)
+    # With momentum and weight decay every applied step changes the weights.
+    skipped = sum(not s.changed for s in plain.steps)
+    assert 0 < skipped < 20
+    assert not plain.steps[0].changed
+    assert run.record["skipped_steps"] == run.metrics[0]["skipped_steps"] == skipped
+    assert run.record["diverged"] is False
+    assert run.record["first_nonfinite_step"] is None
+    assert run.record["weights_sha256"] == weights_hash(plain.model)
+
+
+def test_skipped_steps_are_counted_per_epoch(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    bright = replace(train_set, std=train_set.std / 64)
+    cell = make_cell(precision="mixed16", batch_size=50, learning_rate=1e-4, epochs=2)
+    run = train(cell, bright, test_set)
+    skipped = [not s.changed for s in plain_training(cell, bright).steps]
+    assert [row["skipped_steps"] for row in run.metrics] == [sum(skipped[:4]), sum(skipped[4:])]
+    assert run.record["skipped_steps"] == sum(skipped) > 0
+
+
+def test_nonfinite_loss_of_a_skipped_step_is_not_divergence(
+    make_cell: MakeCell, train_set: Images, test_set: Images
+) -> None:
+    cell = make_cell(precision="mixed16", learning_rate=1000.0)
+    run = train(cell, train_set, test_set)
+    plain = plain_training(cell, train_set)
+    assert any(not math.isfinite(s.loss) and not s.changed for s in plain.steps)
+    assert run.record["skipped_steps"] == sum(not s.changed for s in plain.steps)
+    assert run.record["diverged"] is False
+
+
+# --------------------------------------------------------------------------------------- hash and record
+
+
+def test_weights_hash_sees_one_bit_the_sign_of_zero_names_and_buffers() -> None:
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).half()
+        for value, parameter in enumerate(model.parameters()):
+            nn.init.constant_(parameter, value / 3)
+        return model
+
+    def changed(change: Callable[[nn.Module], object]) -> str:
+        model = build()
+        with torch.no_grad():
+            change(model)
+        return weights_hash(model)
+
+    reference = weights_hash(build())
+    assert reference == weights_hash(build())
+    assert len(reference) == 64
+    changes = [
+        lambda m: m[0].weight.view(torch.int16)[1, 2].bitwise_xor_(1),
+        lambda m: m[0].weight[0, 0].copy_(torch.tensor(-0.0)),  # +0 before
+        lambda m: m[1].running_mean[1].add_(1),
+        lambda m: m[1].num_batches_tracked.add_(1),
+        lambda m: m.float(),
+        lambda m: m.append(nn.Linear(1, 1)),
+    ]
+    hashes = [reference, *map(changed, changes), weights_hash(nn.Sequential(build()))]
+    assert len(set(hashes)) == len(hashes)
+    # The layout in memory is no matter.
+    assert changed(lambda m: m[0].weight.set_(m[0].weight.t().contiguous().t())) == reference
+
+
+def test_record_has_provenance_and_is_json(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    settings = Settings(threads=1)
+    cell = make_cell(precision="float16", learning_rate=1000.0, batch_size=20)
+    record = train(cell, train_set, test_set, settings).record
+    text = json.dumps(record, allow_nan=False)
+    assert json.loads(text)["cell"] == cell.to_dict()
+    assert TrainingCell.from_dict(record["cell"]) == cell
+    assert set(record) >= {
+        *("cell", "config_hash", "epochs_run", "diverged", "first_nonfinite_step", "steps", "skipped_steps"),
+        *("weights_sha256", "settings", "flags", "device", "seconds", "peak_memory_mib"),
+        *("versions", "numerics_version", "git", "machine"),
+    }
+    assert record["settings"] == {"device": "cpu", "threads": 1, "deterministic": True}
+    assert record["flags"]["cuda.matmul.fp32_precision"] == "ieee"
+    assert record["flags"].keys() == backend_flags().keys()
+    assert record["device"]["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_config_hash_sees_every_field_setting_and_version(
+    make_cell: MakeCell, digits: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = digits("test", 500)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "other", architectures.LeNet5)
+    other = {
+        "dataset": "fashion_mnist",
+        "architecture": "other",
+        "normalization": "batch_norm",
+        "optimizer": "adam",
+        "precision": "float64",
+        "rule": "minimal",
+        "seed": 1,
+        "epochs": 2,
+        "batch_size": 2,
+        "learning_rate": 0.01,
+        "momentum": 0.8,
+        "weight_decay": 1e-4,
+        "adam_eps": 1e-8,
+    }
+    assert list(other) == [field.name for field in fields(TrainingCell)]
+
+    def config_hash(cell: TrainingCell, settings: Settings = Settings()) -> str:  # noqa: B008 (frozen)
+        return train(cell, data, data, settings).record["config_hash"]
+
+    reference = config_hash(make_cell())
+    assert config_hash(make_cell()) == reference
+    hashes = [config_hash(make_cell(**{name: value})) for name, value in other.items()]
+    hashes += [
+        config_hash(make_cell(), Settings(threads=2)),
+        config_hash(make_cell(), Settings(deterministic=False)),
+    ]
+    monkeypatch.setattr(training, "NUMERICS_VERSION", training.NUMERICS_VERSION + 1)
+    hashes.append(config_hash(make_cell()))
+    assert len({reference, *hashes}) == 1 + len(hashes)
+
+
+def test_settings_are_applied(make_cell: MakeCell, digits: Callable) -> None:
+    data = digits("test", 500)
+    seen = []
+    settings = Settings(threads=2, deterministic=False)
+    train(make_cell(), data, data, settings, on_epoch=lambda _: seen.append(torch.get_num_threads()))
+    assert seen == [torch.get_num_threads()] == [2]
+    assert not torch.are_deterministic_algorithms_enabled()
+    training.configure(Settings())
+    assert torch.get_num_threads() == 1
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_on_epoch_gets_each_row(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    rows: list[dict] = []
+    run = train(make_cell(epochs=2), train_set, test_set, on_epoch=lambda row: rows.append(dict(row)))
+    assert rows == run.metrics
+    assert all(row["seconds"] > 0 and row["images_per_second"] > 0 for row in rows)
+
+
+def test_precision_that_the_device_lacks_is_refused_before_training(
+    make_cell: MakeCell, train_set: Images, test_set: Images
+) -> None:
+    rows: list[dict] = []
+    with pytest.raises(ValueError, match="tf32"):
+        train(make_cell(precision="tf32"), train_set, test_set, on_epoch=rows.append)
+    assert not rows

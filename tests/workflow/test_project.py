@@ -1,0 +1,113 @@
+"""The project's own files: formatting, lints, the lock, the front doors, and what the README promises."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from .conftest import ROOT
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("snakefmt", "--check", "Snakefile", "workflow/rules"),
+    ],
+    ids=" ".join,
+)
+def test_format_and_lint(command):
+    result = run(sys.executable, "-m", *command)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_snakemake_lints_are_only_the_one_environment_of_all_rules():
+    """One locked environment serves all rules, so Snakemake's wish for one per rule is the only lint left."""
+    result = run(sys.executable, "-m", "snakemake", "--lint", "json")
+    found = json.loads(result.stdout[result.stdout.index("{") :])
+    lints = [lint["title"] for kind in ("snakefiles", "rules") for item in found[kind] for lint in item["lints"]]
+    assert set(lints) == {"Specify a conda environment or container for each rule."}
+
+
+def lock() -> dict[str, list[Requirement]]:
+    pinned: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and not line.lstrip().startswith("#"):
+            requirement = Requirement(line)
+            pinned.setdefault(requirement.name.lower(), []).append(requirement)
+    return pinned
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    pinned = lock()
+    for requirement in map(Requirement, wanted):
+        versions = [next(iter(pin.specifier)).version for pin in pinned[requirement.name.lower()]]
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+    for pins in pinned.values():
+        assert all([specifier.operator for specifier in pin.specifier] == ["=="] for pin in pins)
+
+
+def test_the_lock_names_no_host():
+    assert "://" not in (ROOT / "requirements.txt").read_text()
+
+
+def test_conda_users_get_the_same_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, nested = environment["dependencies"]
+    assert pip == "pip"
+    assert nested == {"pip": ["-r requirements.txt", "-e ."]}
+    supported = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert Requirement(f"python{supported}").specifier.contains(python.split("=")[1])
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def snakemake_commands() -> list[str]:
+    lines = "\n".join(readme_blocks("")).splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("snakemake")]
+
+
+@pytest.mark.parametrize("command", snakemake_commands())
+def test_the_readmes_commands_can_be_planned(planning, command):
+    if "--report" in command:
+        pytest.skip("run for real in test_reruns.py")
+    if "fashion" in command and "lacks" in planning.snakemake(*command.split()[1:], "-n", check=False).stdout:
+        pytest.skip("Fashion-MNIST is not on this machine")
+    planning.snakemake(*command.split()[1:], "--dry-run")
+
+
+def test_the_readme_has_commands_to_test():
+    assert len(snakemake_commands()) >= 6
+
+
+def test_the_readmes_python_runs():
+    import torch
+    import torchvision
+
+    names = {"x": torch.rand(2, 3, 8, 8), "model": torchvision.models.vgg11(weights=None, num_classes=2)}
+    for block in readme_blocks("python"):
+        exec(block, names)
+    assert torch.equal(names["y"], torch.nn.functional.max_pool2d(names["x"], 2))
+    assert "hybrid-1000-composed" in repr(names["model"])
+
+
+def test_make_help_and_clean():
+    assert "make test" in run("make", "help").stdout
+    result = run("make", "clean")
+    assert result.returncode == 0
+    assert "Nothing was deleted" in result.stdout
