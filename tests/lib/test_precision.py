@@ -721,14 +721,15 @@ def test_gpu_products_are_within_their_bound(level: str) -> None:
 def test_gpu_tf32_is_off_at_float32_and_on_at_tf32() -> None:
     """A product of 1 + 2**-12 (12 explicit bits) and 1 keeps its last bit in float32 and loses it in TF32."""
     device = torch.device("cuda")
-    values = torch.full((64, 64), 1 + 2.0**-12, device=device)
-    identity = torch.eye(64, device=device)
-    kernel = torch.eye(64, device=device).view(64, 64, 1, 1)
+    matrix = torch.full((256, 256), 1 + 2.0**-12, device=device)
+    images = matrix.view(4, 64, 16, 16)
+    identity = torch.eye(256, device=device)
+    kernel = F.pad(torch.eye(64, device=device).view(64, 64, 1, 1), (1, 1, 1, 1))
     for level, kept in (("float32", True), ("tf32", False)):
         with PRECISIONS[level].arithmetic(device):
-            products = values @ identity, F.conv2d(values.view(64, 64, 1, 1), kernel)
+            products = matrix @ identity, F.conv2d(images, kernel, padding=1)
         for result in products:
-            assert result.eq(values[0, 0]).all().item() is kept
+            assert result.eq(matrix[0, 0]).all().item() is kept
 
 
 @needs_gpu

@@ -2,7 +2,7 @@
 
 All rules agree wherever a window has one maximum, so over the reals they are the same program almost
 everywhere. `max_pool2d` is a drop-in for `torch.nn.functional.max_pool2d` with one more argument.
-Definitions: arXiv 2401.02736, and `docs/pooling.md`.
+Definitions: arXiv 2401.02736, and `docs/methods.md`.
 """
 
 from __future__ import annotations

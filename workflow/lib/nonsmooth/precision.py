@@ -160,7 +160,6 @@ OPERATIONS: dict[str, Rounding] = {
             "fill",
             "gather",
             "index",
-            "isfinite",
             "max_pool2d_with_indices",
             "ne",
             "new_empty",
@@ -176,11 +175,13 @@ OPERATIONS: dict[str, Rounding] = {
         ),
         Rounding.EXACT,
     ),
-    **dict.fromkeys(("add", "sub", "mul", "div", "sqrt"), Rounding.ONCE),
+    # Not add and sub: their 16-bit CPU kernels round a scalar operand, such as SGD's rate, to 16 bits first.
+    **dict.fromkeys(("mul", "div", "sqrt"), Rounding.ONCE),
     **dict.fromkeys(
         (
             "_log_softmax",
             "_log_softmax_backward_data",
+            "add",
             "addcdiv",
             "addcmul",
             "addmm",
@@ -194,6 +195,7 @@ OPERATIONS: dict[str, Rounding] = {
             "native_batch_norm_backward",
             "nll_loss_backward",
             "nll_loss_forward",
+            "sub",
             "sum",
         ),
         Rounding.UPCAST,
@@ -260,6 +262,11 @@ def _upcast(func, name: str, args, kwargs):
     dtype = _sixteen_bit_type(args)
     if dtype is None:
         return func(*args, **kwargs)
+    if any(isinstance(value, Tensor) for value in kwargs.values()):
+        raise NotImplementedError(f"16-bit arithmetic on a CPU: {func} with a tensor given by keyword, such as `out`")
+    if name in ("add", "sub"):
+        dtype = torch.result_type(*args[:2])  # of a 16-bit and a 32-bit tensor it is float32
+    dtype = kwargs.get("dtype") or dtype
     widened = [_widen(arg) for arg in args]
     results = func(*widened, **{key: _widen(value) for key, value in kwargs.items()})
     for position, argument in enumerate(func._schema.arguments[: len(args)]):

@@ -261,10 +261,12 @@ def step(
     # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.
     loss = cross_entropy(logits.float() if precision.autocast is not None else logits, labels)
     scaler.scale(loss).backward()
-    scale = scaler.get_scale()
+    taken: list[bool] = []
+    hook = optimizer.register_step_post_hook(lambda *_: taken.append(True))
     scaler.step(optimizer)
+    hook.remove()
     scaler.update()
-    return loss.detach(), logits.detach(), scaler.get_scale() < scale
+    return loss.detach(), logits.detach(), not taken
 
 
 class _Sums:
