@@ -274,26 +274,7 @@ class _TransposedJacobian(torch.autograd.Function):
 
     @staticmethod
     def forward(grad, input, output, indices, geometry, beta) -> Tensor:
-        windows = _Windows(input, output, indices, geometry)
-        grad = grad.to(WIDE)
-        # Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
-        to_chosen = (windows.count - beta * (windows.count - 1)).mul_(grad).div_(windows.count).add_(0.0)
-        to_others = (grad * beta).div_(windows.count).add_(0.0)
-        if not geometry.overlaps:
-            # An input value lies in one window at most, so that rounding before placing it is the one rounding.
-            to_chosen, to_others = _round(to_chosen, input.dtype), _round(to_others, input.dtype)
-        frame = to_others.new_zeros((*input.shape[:-2], *windows.padded_shape))
-        if geometry.overlaps:
-            for other, view in zip(windows.others(), windows.views(frame), strict=True):
-                view += _select(other, to_others)
-        else:
-            for maximum, view in zip(windows.maxima, windows.views(frame), strict=True):
-                view.copy_(_select(maximum, to_others))
-        result = frame[windows.inner].contiguous()
-        place = Tensor.scatter_add_ if geometry.overlaps else Tensor.scatter_
-        place(result.flatten(-2), -1, indices.flatten(-2), to_chosen.flatten(-2))
-        result = _round(result, input.dtype)
-        return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
+        return _transposed_jacobian(grad, input, output, indices, *geometry[:4], beta)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -308,9 +289,9 @@ class _TransposedJacobian(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
-        return (
-            None if tangent is None else _TransposedJacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
-        )
+        if tangent is None:
+            return None
+        return _TransposedJacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
 
 
 class _Jacobian(torch.autograd.Function):
@@ -318,14 +299,7 @@ class _Jacobian(torch.autograd.Function):
 
     @staticmethod
     def forward(tangent, input, output, indices, geometry, beta) -> Tensor:
-        windows = _Windows(input, output, indices, geometry)
-        tangent = tangent.to(WIDE)
-        chosen = tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(output)
-        total = (windows.count - beta * (windows.count - 1)).mul_(chosen)
-        frame = windows.padded(tangent, 0.0)
-        for other, values in zip(windows.others(), windows.views(frame), strict=True):
-            total += _select(other, beta * values)
-        return _round(total.div_(windows.count), output.dtype)
+        return _jacobian(tangent, input, output, indices, *geometry[:4], beta)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -340,7 +314,81 @@ class _Jacobian(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
-        return None if tangent is None else _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+        if tangent is None:
+            return None
+        return _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+
+
+# Custom operators, so that their inner arithmetic, which is in float64, is one operation to anything that
+# watches operations, such as `nonsmooth.precision.RoundOnceOnCpu`.
+
+
+@torch.library.custom_op("nonsmooth::max_pool2d_transposed_jacobian", mutates_args=())
+def _transposed_jacobian(
+    grad: Tensor,
+    input: Tensor,
+    output: Tensor,
+    indices: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    beta: float,
+) -> Tensor:
+    geometry = _Geometry(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), False)
+    windows = _Windows(input, output, indices, geometry)
+    grad = grad.to(WIDE)
+    # Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
+    to_chosen = (windows.count - beta * (windows.count - 1)).mul_(grad).div_(windows.count).add_(0.0)
+    to_others = (grad * beta).div_(windows.count).add_(0.0)
+    if not geometry.overlaps:
+        # An input value lies in one window at most, so that rounding before placing it is the one rounding.
+        to_chosen, to_others = _round(to_chosen, input.dtype), _round(to_others, input.dtype)
+    frame = to_others.new_zeros((*input.shape[:-2], *windows.padded_shape))
+    if geometry.overlaps:
+        for other, view in zip(windows.others(), windows.views(frame), strict=True):
+            view += _select(other, to_others)
+    else:
+        for maximum, view in zip(windows.maxima, windows.views(frame), strict=True):
+            view.copy_(_select(maximum, to_others))
+    result = frame[windows.inner].contiguous()
+    place = Tensor.scatter_add_ if geometry.overlaps else Tensor.scatter_
+    place(result.flatten(-2), -1, indices.flatten(-2), to_chosen.flatten(-2))
+    result = _round(result, input.dtype)
+    return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
+
+
+@torch.library.custom_op("nonsmooth::max_pool2d_jacobian", mutates_args=())
+def _jacobian(
+    tangent: Tensor,
+    input: Tensor,
+    output: Tensor,
+    indices: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    beta: float,
+) -> Tensor:
+    geometry = _Geometry(tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), False)
+    windows = _Windows(input, output, indices, geometry)
+    tangent = tangent.to(WIDE)
+    chosen = tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(output)
+    total = (windows.count - beta * (windows.count - 1)).mul_(chosen)
+    frame = windows.padded(tangent, 0.0)
+    for other, values in zip(windows.others(), windows.views(frame), strict=True):
+        total += _select(other, beta * values)
+    return _round(total.div_(windows.count), output.dtype)
+
+
+@_transposed_jacobian.register_fake
+def _(grad, input, output, indices, kernel, stride, padding, dilation, beta) -> Tensor:
+    return torch.empty_like(input)
+
+
+@_jacobian.register_fake
+def _(tangent, input, output, indices, kernel, stride, padding, dilation, beta) -> Tensor:
+    return torch.empty_like(output)
 
 
 def _select(mask: Tensor, values: Tensor) -> Tensor:
@@ -352,17 +400,17 @@ def _select(mask: Tensor, values: Tensor) -> Tensor:
 def _round(values: Tensor, dtype: torch.dtype) -> Tensor:
     """`values` rounded once, to nearest even.
 
-    PyTorch converts float64 to 16 bits through float32, which rounds twice. Rounding to odd on the way (if
-    inexact, to the neighbour whose last bit is 1) makes the second rounding see what the first one cut off.
+    PyTorch converts float64 to 16 bits through float32, which rounds twice. So the significand is cut to a few more
+    bits than `dtype` has, the last of which says whether anything was cut (rounding to odd): exact in
+    float32, also below its normal range, and enough for the one rounding that follows.
     """
-    if values.dtype != torch.float64 or dtype not in (torch.float16, torch.bfloat16):
+    kept_bits = {torch.float16: 15, torch.bfloat16: 12}.get(dtype)
+    if kept_bits is None or values.dtype != torch.float64:
         return values.to(dtype)
-    nearest = values.float()
-    error = values - nearest
-    bits = nearest.view(torch.int32)
-    towards_value = torch.where(error.signbit() == nearest.signbit(), 1, -1)
-    is_moved = (error.abs() > 0) & (bits & 1 == 0)
-    return (bits + towards_value * is_moved).to(torch.int32).view(torch.float32).to(dtype)
+    cut = (1 << (53 - kept_bits)) - 1  # the bits to cut
+    bits = values.view(torch.int64)
+    is_cut = (bits & cut).add_(cut).bitwise_and_(cut + 1)  # their sum carries into the last kept bit, or not
+    return is_cut.bitwise_or_(bits & ~cut).view(torch.float64).to(torch.float32).to(dtype)
 
 
 def _composed(input: Tensor, geometry: _Geometry, beta: float) -> Tensor:

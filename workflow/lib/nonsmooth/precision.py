@@ -138,7 +138,7 @@ class Rounding(enum.Enum):
     """What PyTorch's CPU kernels do with an operation's 16-bit values, and so how it is computed here."""
 
     EXACT = "moves, compares or selects values; nothing is rounded"
-    ONCE = "PyTorch's 16-bit kernel computes in float32 and rounds once"
+    ONCE = "the 16-bit kernel computes in float32 or wider and rounds once"
     UPCAST = "computed by the float32 kernel, then rounded once"
 
 
@@ -176,7 +176,7 @@ OPERATIONS: dict[str, Rounding] = {
         Rounding.EXACT,
     ),
     # Not add and sub: their 16-bit CPU kernels round a scalar operand, such as SGD's rate, to 16 bits first.
-    **dict.fromkeys(("mul", "div", "sqrt"), Rounding.ONCE),
+    **dict.fromkeys(("div", "max_pool2d_jacobian", "max_pool2d_transposed_jacobian", "mul", "sqrt"), Rounding.ONCE),
     **dict.fromkeys(
         (
             "_log_softmax",

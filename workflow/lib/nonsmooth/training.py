@@ -180,7 +180,8 @@ def configure(settings: Settings) -> None:
     # On a GPU PyTorch calls its max-pooling backward nondeterministic, which it is for overlapping windows
     # only, so that there the answer is a warning in the log.
     is_cuda = torch.device(settings.device).type == "cuda"
-    torch.use_deterministic_algorithms(settings.deterministic, warn_only=is_cuda)
+    mode = ("warn" if is_cuda else "error") if settings.deterministic else "default"
+    torch.set_deterministic_debug_mode(mode)
     torch.backends.cudnn.benchmark = False
 
 

@@ -1,9 +1,9 @@
 """Train one cell: metrics per epoch, and the record of outcome and provenance."""
 
+import csv
 import logging
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from nonsmooth import datasets, training
@@ -24,8 +24,10 @@ def train(
         for path in (train_path, test_path)
     )
     run = training.train(cell, train_set, test_set, settings, on_epoch=log)
-    with atomic(metrics) as temporary:
-        pd.DataFrame(run.metrics).to_csv(temporary, index=False)
+    with atomic(metrics) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, run.metrics[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(run.metrics)
     write_json(record, run.record)
 
 

@@ -1,0 +1,172 @@
+"""What the figures share: words, axes and colours that cannot be confused, and files that come out the same twice."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from nonsmooth import plotting
+from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
+from nonsmooth.datasets import DATASETS
+from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native
+
+BETAS = (-10.0, 0.0, 1e-7, 0.5, 1.0, 10.0, 1000.0, 10000.0, 1e20)
+# Color Universal Design, Okabe and Ito 2008.
+OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+
+
+@pytest.fixture(autouse=True)
+def style() -> Iterator[None]:
+    """matplotlib's settings and open figures as they were."""
+    with plt.rc_context():
+        yield
+    plt.close("all")
+
+
+# -------------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize("name", [*DATASETS, *ARCHITECTURES, *NORMALIZATIONS, "sgd", "adam"])
+def test_every_name_that_readers_meet_has_a_word(name: str) -> None:
+    assert plotting.word(name) != name
+
+
+def test_words() -> None:
+    assert {name: plotting.word(name) for name in DATASETS} == {name: data.title for name, data in DATASETS.items()}
+    assert len(set(plotting.WORDS.values())) == len(plotting.WORDS)
+    assert plotting.word("float16") == "float16"
+    assert plotting.word("<none>") == "<none>"
+
+
+def test_title_of_a_condition() -> None:
+    condition = {"precision": "mixed16", "optimizer": "adam", "dataset": "mnist_5k", "architecture": "lenet5"}
+    assert plotting.condition_title(condition) == "LeNet-5, MNIST (5,000 digits), Adam, mixed16"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [([3], "3"), ([3, 3], "3"), ([10, 2, 5], "2 to 10"), ([0, 0], "0"), ([9, 10], "9 to 10")]
+)
+def test_span(values: list[int], text: str) -> None:
+    assert plotting.span(pd.Series(values)) == text
+
+
+# ---------------------------------------------------------------------------------------- betas and rules
+
+
+@pytest.mark.parametrize(
+    ("beta", "text"),
+    [(0, "0"), (1, "1"), (10.0, "10"), (np.float64(1e4), "10,000"), (1e6, "1,000,000"), (-10, "-10"),
+     (0.5, "0.5"), (-2.5, "-2.5"), (1e-3, "0.001"), (1e-7, "1e-07"), (1234.5, "1,234.5")],
+)  # fmt: skip
+def test_beta_label(beta: float, text: str) -> None:
+    assert plotting.beta_label(beta) == text
+
+
+def test_labels_tell_betas_apart() -> None:
+    """Box plots are grouped by them."""
+    betas = {*BETAS, 0.1234567, 0.12345678, 1000.001, 1000.0012, 1 + 2.0**-52}
+    assert len({plotting.beta_label(beta) for beta in betas}) == len(betas)
+
+
+def test_betas_are_spaced_evenly_in_increasing_order() -> None:
+    axis = plotting.beta_axis([1e4, 0.0, 10.0, 1.0, 1e4, 0.0, -3.0, 0.5])
+    assert list(axis.items()) == [(-3.0, 0), (0.0, 1), (0.5, 2), (1.0, 3), (10.0, 4), (1e4, 5)]
+    assert plotting.beta_axis(pd.Series([1.0, 0.0])) == {0.0: 0, 1.0: 1}
+
+
+def test_family_of_every_rule() -> None:
+    assert [plotting.rule_family(str(rule)) for rule in (Native(), Minimal())] == ["native", "minimal"]
+    for beta, evaluation in itertools.product(BETAS, EVALUATIONS):
+        assert plotting.rule_family(str(Hybrid(beta, evaluation))) == evaluation
+    assert {"native", "minimal", *EVALUATIONS} <= set(plotting.COLOURS)
+
+
+def test_colours_are_distinct_and_for_any_colour_vision() -> None:
+    assert len(set(plotting.COLOURS.values())) == len(plotting.COLOURS)
+    assert set(plotting.COLOURS.values()) <= OKABE_ITO
+
+
+# --------------------------------------------------------------------------------------- style and saving
+
+
+def test_style_is_valid_and_applied() -> None:
+    path = str(files("nonsmooth") / "nonsmooth.mplstyle")
+    wanted = matplotlib.rc_params_from_file(path, fail_on_error=True, use_default_template=False)
+    lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
+    assert len(wanted) == len(lines)
+    plt.rcdefaults()
+    plotting.use_style()
+    assert {key: matplotlib.rcParams[key] for key in wanted} == dict(wanted)
+    assert matplotlib.get_backend().lower() == "agg"
+
+
+DATA = pd.DataFrame({"x": [1, 2, 3], "y": [0.1, None, 1 / 3], "word": ["a, b", "none", ""]})
+
+
+def make_figure() -> Figure:
+    """Some of everything that our figures have: lines, an area, clipping, an image, text, a legend."""
+    plotting.use_style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(4, 2))
+    left.plot(DATA.x, DATA.y, "o-", label="β = 10,000")
+    left.fill_between(DATA.x, 0, DATA.x, alpha=0.2)
+    right.imshow(np.eye(4))
+    left.set_yscale("log")
+    figure.legend(loc="outside lower center")
+    figure.suptitle("mean ± std")
+    return figure
+
+
+def save(folder: Path) -> dict[str, bytes]:
+    plotting.save(make_figure(), [folder / f"f.{suffix}" for suffix in ("pdf", "png", "svg")], DATA, folder / "f.csv")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_saving_writes_every_format_and_the_data(tmp_path: Path) -> None:
+    """And nothing else, into a folder that is made."""
+    found = save(tmp_path / "new" / "folder")
+    assert set(found) == {"f.pdf", "f.png", "f.svg", "f.csv"}
+    assert found["f.pdf"].startswith(b"%PDF-")
+    assert found["f.png"].startswith(b"\x89PNG\r\n")
+    assert found["f.svg"].startswith(b"<?xml")
+    assert "β = 10,000" in found["f.svg"].decode()  # text stays text
+    again = pd.read_csv(tmp_path / "new/folder/f.csv", keep_default_na=False, na_values={"y": [""]})
+    pd.testing.assert_frame_equal(again, DATA, check_exact=True, check_dtype=False)
+    assert plt.get_fignums() == []
+
+
+def test_a_figure_has_the_same_bytes_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`SOURCE_DATE_EPOCH` is the time that matplotlib takes for now."""
+    contents = []
+    for number, date in enumerate(("0", "1000000000")):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", date)
+        contents.append(save(tmp_path / str(number)))
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("failing", ["pdf", "svg", "csv"])
+def test_a_failure_leaves_no_half_of_a_file(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"f.{suffix}" for suffix in ("pdf", "svg")]
+    for path in (*paths, tmp_path / "f.csv"):
+        path.write_text("old")
+
+    def half(path: str | os.PathLike, *_, **__) -> None:
+        Path(path).write_text("half")
+        if Path(path).suffix == f".{failing}":
+            raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", lambda _, path, **options: half(path))
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda _, path, **options: half(path))
+    with pytest.raises(OSError, match="disk full"):
+        plotting.save(plt.figure(), paths, DATA, tmp_path / "f.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"f.pdf", "f.svg", "f.csv"}
+    assert (tmp_path / f"f.{failing}").read_text() == "old"
