@@ -294,9 +294,7 @@ def plain_ties(values: np.ndarray, size: int) -> dict[str, np.ndarray]:
     maxima = np.zeros((channels, height // size, width // size))
     count = np.zeros(maxima.shape, int)
     for channel, row, column in np.ndindex(maxima.shape):
-        window = [
-            (channel, size * row + i, size * column + j) for i, j in itertools.product(range(size), range(size))
-        ]
+        window = [(channel, size * row + i, size * column + j) for i, j in itertools.product(range(size), range(size))]
         largest = max(values[place] for place in window)
         winners = [place for place in window if values[place] == largest]
         maxima[channel, row, column], count[channel, row, column] = largest, len(winners)

@@ -20,7 +20,7 @@ from torch.nn.grad import conv2d_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nonsmooth import training
+from nonsmooth import pooling, training
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
 from nonsmooth.precision import OPERATIONS, PRECISIONS, Rounding, backend_flags
 
@@ -131,6 +131,14 @@ def batch_norm_gradients(d: Operands, training: bool, *shape: int) -> tuple[Tens
     )
 
 
+def pooling_operator(operator: Callable[..., Tensor], d: Operands, transposed: bool) -> Tensor:
+    """The hybrid Jacobian of 2 x 2 windows, k = 1 to 4, applied to a random gradient or tangent."""
+    x = d(2, 3, 8, 8).relu()
+    values, indices = F.max_pool2d(x, 2, return_indices=True)
+    operand = d(*values.shape) if transposed else d(*x.shape)
+    return operator(operand, x, values, indices, [2, 2], [2, 2], [0, 0], [1, 1], 10.0)
+
+
 # Shapes are not multiples of a vector's length, so that the kernels' remainders count, too.
 CASES: dict[str, list[Case]] = {
     "_local_scalar_dense": [lambda d: torch.tensor([x.item() for x in d(9)], dtype=torch.float64)],
@@ -178,6 +186,8 @@ CASES: dict[str, list[Case]] = {
         lambda d: torch.sub(d(99), d(99), alpha=SMALL),
         lambda d: in_place(lambda x: x.sub_(d(99)), d(99)),
     ],
+    "max_pool2d_jacobian": [lambda d: pooling_operator(pooling._jacobian, d, False)],
+    "max_pool2d_transposed_jacobian": [lambda d: pooling_operator(pooling._transposed_jacobian, d, True)],
     "mul": [
         lambda d: d(99) * d(99),
         lambda d: d(9, 11) * d(11),

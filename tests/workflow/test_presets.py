@@ -52,7 +52,7 @@ def test_names_of_runs_are_distinct():
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
-        ("figures/default/maxpool/accuracy_by_beta.pdf", {"maxpool_accuracy_by_beta": 1, "maxpool_train": 100}),
+        ("figures/default/maxpool/accuracy_by_beta.pdf", {"maxpool_accuracy_by_beta": 1, "maxpool_aggregate": 1}),
         ("figures/default/maxpool/loss/mnist_5k/lenet5/adam/float32.svg", {"maxpool_loss": 1}),
         ("figures/default/maxpool/tie_map.png", {"maxpool_tie_map": 1, "maxpool_ties": 1, "prepare": 1}),
         ("benchmark", {"benchmark": 1, "benchmark_training_step": 1}),

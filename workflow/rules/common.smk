@@ -31,6 +31,11 @@ if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
     )
 
 
+# By default glibc returns every large block to the system and faults it in again at the next training step.
+for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+    os.environ.setdefault(variable, str(2**30))
+
+
 MAXPOOL_CELLS = {cell.path: cell for cell in presets.training_cells(config)}
 MAXPOOL_CELL = "{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/seed{seed}"
 MAXPOOL_GROUP = "{dataset}/{architecture}/{optimizer}/{precision}"

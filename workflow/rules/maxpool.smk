@@ -79,7 +79,7 @@ rule maxpool_accuracy_by_beta:
 rule maxpool_accuracy:
     input:
         runs="results/{run}/maxpool/runs.csv",
-        code=source("scripts/maxpool/accuracy.py", "lib/nonsmooth/nonsmooth.mplstyle") + library("plotting"),
+        code=source("scripts/maxpool/accuracy.py", "lib/nonsmooth/nonsmooth.mplstyle") + library("plotting", "maxpool"),
     output:
         **figure_files(
             f"maxpool/accuracy/{MAXPOOL_GROUP}",
@@ -103,7 +103,7 @@ rule maxpool_accuracy:
 rule maxpool_loss:
     input:
         epochs="results/{run}/maxpool/epochs.csv",
-        code=source("scripts/maxpool/loss.py", "lib/nonsmooth/nonsmooth.mplstyle") + library("plotting"),
+        code=source("scripts/maxpool/loss.py", "lib/nonsmooth/nonsmooth.mplstyle") + library("plotting", "maxpool"),
     output:
         **figure_files(
             f"maxpool/loss/{MAXPOOL_GROUP}",

@@ -176,6 +176,14 @@ def _read_table(path: str | Path, sep: str = ",") -> pd.DataFrame:
     return table
 
 
+def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:
+    """The rows of `table` whose columns have the values of `condition`."""
+    chosen = pd.Series(True, index=table.index)
+    for column, value in condition.items():
+        chosen &= table[column] == value
+    return table[chosen]
+
+
 def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ...]]:
     """The distinct combinations of `factors`, in order of appearance."""
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))

@@ -24,7 +24,7 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
     for column, panel in enumerate(panels):
         for row, normalization in enumerate(normalizations):
             axis = axes[row, column]
-            part = data[(data[[*PANEL, "normalization"]] == (*panel, normalization)).all(axis=1)]
+            part = maxpool.select(data, {**dict(zip(PANEL, panel, strict=True)), "normalization": normalization})
             for offset, family in ((-0.1, "exact"), (0.1, "composed")):
                 rules = part[part.rule.map(plotting.rule_family).isin(["native", "minimal", family])]
                 draw_line(axis, rules.sort_values("beta"), positions, family, offset)
@@ -54,7 +54,9 @@ def draw_line(axis, rules: pd.DataFrame, positions: dict[float, int], family: st
     mean, low, high = 100 * rules["mean"], 100 * rules["min"], 100 * rules["max"]
     colour = plotting.COLOURS[family]
     marker = {"exact": "o", "composed": "s"}[family]
-    axis.errorbar(x, mean, (mean - low, high - mean), color=colour, marker=marker, markersize=3.5, capsize=2)
+    # The mean of equal values can lie a rounding outside of them.
+    spread = ((mean - low).clip(lower=0), (high - mean).clip(lower=0))
+    axis.errorbar(x, mean, spread, color=colour, marker=marker, markersize=3.5, capsize=2)
     some = rules.diverged > 0
     axis.plot(x[some], mean[some], "x", color="0.2", markersize=7)
 

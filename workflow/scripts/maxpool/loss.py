@@ -4,24 +4,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from nonsmooth import plotting
+from nonsmooth import maxpool, plotting
 from nonsmooth.joblog import job_log
 
 
 def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str]) -> None:
-    chosen = epochs[(epochs[list(condition)] == pd.Series(condition)).all(axis=1)]
+    chosen = maxpool.select(epochs, condition)
     chosen = chosen.assign(family=chosen.rule.map(plotting.rule_family))
-    data = (
-        chosen.groupby(["normalization", "family", "rule", "beta", "epoch"], sort=False)
-        .agg(
-            # A mean with a NaN in it is NaN: a diverged run is never dropped.
-            mean=("train_loss", lambda losses: losses.mean(skipna=False)),
-            std=("train_loss", lambda losses: losses.std(skipna=False)),
-            runs=("seed", "size"),
-            finite_runs=("train_loss", lambda losses: int(np.isfinite(losses).sum())),
-        )
-        .reset_index()
-    )
+    data = summarize(chosen)
     normalizations = list(data.normalization.unique())
     evaluations = [name for name in ("exact", "composed") if name in set(data.family)] or ["native"]
     betas = plotting.beta_axis(data.beta)
@@ -36,16 +26,22 @@ def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str
     for row, evaluation in enumerate(evaluations):
         for column, normalization in enumerate(normalizations):
             axis = axes[row, column]
-            shown = data[data.family.isin(["native", "minimal", evaluation]) & (data.normalization == normalization)]
+            is_shown = data.family.isin(["native", "minimal", evaluation]) & (data.normalization == normalization)
             lost = []
-            for (beta, _), line in shown.groupby(["beta", "family"]):
-                draw_line(axis, line, colours[beta])
-                if not np.isfinite(line["mean"]).all():
+            for (beta, rule), line in data[is_shown].groupby(["beta", "rule"]):
+                if np.isfinite(line["mean"]).all():
+                    draw_mean(axis, line, colours[beta])
+                else:
                     lost.append(plotting.beta_label(beta))
+                    draw_runs(
+                        axis, maxpool.select(chosen, {"normalization": normalization, "rule": rule}), colours[beta]
+                    )
             if lost:
-                axis.text(0.98, 0.97, f"NaN: β = {', '.join(lost)}", transform=axis.transAxes, ha="right", va="top",
-                          fontsize=8, color="#B00020")  # fmt: skip
-            axis.set(title=f"{evaluation}, {plotting.word(normalization)}", yscale="log")
+                note = f"NaN in some run: β = {'; '.join(lost)}"
+                axis.text(0.5, 1.01, note, transform=axis.transAxes, ha="center", va="bottom", fontsize=8,
+                          color=plotting.COLOURS["composed"])  # fmt: skip
+            axis.set_title(f"{evaluation}, {plotting.word(normalization)}", pad=15)
+            axis.set_yscale("log")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(which="minor", visible=False)
     for axis in axes[-1]:
@@ -53,23 +49,44 @@ def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str
     for axis in axes[:, 0]:
         axis.set_ylabel("training loss")
     handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
-    labels = [plotting.beta_label(beta) for beta in colours]
+    handles.append(plt.Line2D([], [], color="0.3", linestyle=":", marker="x", markersize=6))
+    labels = [*map(plotting.beta_label, colours), "a run,\nbefore NaN"]
     figure.legend(handles, labels, title="β", loc="outside right center")
-    runs = plotting.span(data.runs.groupby([data.normalization, data.rule]).max())
+    runs = plotting.span(data.groupby(["normalization", "rule"]).runs.max())
     figure.suptitle(f"{plotting.condition_title(condition)}: mean ± std of {runs} runs", fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 
 
-def draw_line(axis, line: pd.DataFrame, colour) -> None:
-    """One rule; a cross marks the last epoch whose mean is finite if there is a later one."""
-    line = line.sort_values("epoch")
+def summarize(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and deviation of the training loss per rule and epoch; NaN where any run's loss is, or has stopped."""
+    keys = ["normalization", "family", "rule", "beta"]
+    table = epochs.groupby([*keys, "epoch"], sort=False).train_loss.agg(
+        mean=lambda losses: losses.mean(skipna=False),
+        std=lambda losses: losses.std(skipna=False),
+        finite_runs=lambda losses: int(np.isfinite(losses).sum()),
+    )
+    runs = epochs.groupby(keys, sort=False).seed.nunique().rename("runs")
+    table = table.reset_index().merge(runs.reset_index(), on=keys)
+    table.loc[table.finite_runs < table.runs, ["mean", "std"]] = np.nan
+    return table
+
+
+def draw_mean(axis, line: pd.DataFrame, colour) -> None:
+    """Mean and one standard deviation over runs."""
     axis.plot(line.epoch, line["mean"], color=colour)
     deviation = line["std"].fillna(0)
     low = (line["mean"] - deviation).clip(lower=line["mean"].min() / 10)
     axis.fill_between(line.epoch, low, line["mean"] + deviation, color=colour, alpha=0.15, linewidth=0)
-    finite = line[np.isfinite(line["mean"])]
-    if 0 < len(finite) < len(line):
-        axis.plot(finite.epoch.iloc[-1], finite["mean"].iloc[-1], "x", color=colour, markersize=7)
+
+
+def draw_runs(axis, epochs: pd.DataFrame, colour) -> None:
+    """Each run as long as its loss is finite; a cross marks the last epoch of one that is lost."""
+    last = epochs.epoch.max()
+    for _, run in epochs.groupby("seed"):
+        finite = run[np.isfinite(run.train_loss)]
+        axis.plot(finite.epoch, finite.train_loss, ":", color=colour)
+        if len(finite) > 0 and finite.epoch.max() < last:
+            axis.plot(finite.epoch.iloc[-1], finite.train_loss.iloc[-1], "x", color=colour, markersize=6)
 
 
 if __name__ == "__main__":

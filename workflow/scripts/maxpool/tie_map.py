@@ -16,9 +16,9 @@ def plot(arrays: dict[str, np.ndarray], counts: pd.DataFrame, settings: dict, ou
 
     plotting.use_style()
     figure, axes = plt.subplots(len(precisions), shown + 1, squeeze=False,
-                                figsize=(1.25 * (shown + 1), 1.45 * len(precisions) + 0.9))  # fmt: skip
+                                figsize=(1.25 * (shown + 1), 1.3 * len(precisions) + 0.7))  # fmt: skip
     for row, precision in enumerate(precisions):
-        count = counts.set_index("precision").loc[precision]
+        count = counts[counts.precision == precision].iloc[0]
         axes[row, 0].imshow(arrays["image"].transpose(1, 2, 0).squeeze(), cmap="gray")
         axes[row, 0].set_ylabel(
             f"{precision}\n{count.tied} of {count.windows} tied,\n{count.tied_above_zero} above zero", fontsize=8
