@@ -30,7 +30,7 @@ WORDS = {
     "sgd": "SGD",
     "adam": "Adam",
     "lenet5": "LeNet-5",
-    "mnist_5k": "MNIST (5,000 digits)",
+    "mnist_5k": "MNIST-5k",
     "fashion_mnist": "Fashion-MNIST",
 }
 

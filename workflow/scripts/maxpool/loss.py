@@ -49,8 +49,10 @@ def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str
     for axis in axes[:, 0]:
         axis.set_ylabel("training loss")
     handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
-    handles.append(plt.Line2D([], [], color="0.3", linestyle=":", marker="x", markersize=6))
-    labels = [*map(plotting.beta_label, colours), "a run,\nbefore NaN"]
+    labels = [plotting.beta_label(beta) for beta in colours]
+    if data["mean"].isna().any():
+        handles.append(plt.Line2D([], [], color="0.3", linestyle=":", marker="x", markersize=6))
+        labels.append("a run,\nbefore NaN")
     figure.legend(handles, labels, title="β", loc="outside right center")
     runs = plotting.span(data.groupby(["normalization", "rule"]).runs.max())
     figure.suptitle(f"{plotting.condition_title(condition)}: mean ± std of {runs} runs", fontsize=10)

@@ -7,7 +7,7 @@ import pandas as pd
 from nonsmooth import plotting
 from nonsmooth.files import read_json, write_text
 from nonsmooth.joblog import job_log
-from nonsmooth.maxpool import EXPERIMENTS
+from nonsmooth.maxpool import CONDITION, EXPERIMENTS
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.report import Figure, Section, Table, combined_provenance, render, words
 
@@ -36,7 +36,7 @@ def maxpool_sections(runs, summary, costs, ties, figures, captions, options, run
 
     asked = Section("What was asked", [QUESTION, RULES])
     ran = Section("What was run", [conditions_sentence(runs)], tables=[
-        Table("Cost", readable_costs(costs), "Per precision and optimizer: median speed of training, time summed over the "
+        Table("Cost", varying(readable_costs(costs), runs), "Per precision and optimizer: median speed of training, time summed over the "
               "jobs with their start, and the largest memory of a job, as Snakemake measured them.",
               f"snakemake results/{run}/maxpool/costs.csv{options}", (f"results/{run}/maxpool/costs.csv",))])  # fmt: skip
     accuracy = Section("Accuracy against β", figures=[figure("accuracy_by_beta", "All conditions")])
@@ -93,6 +93,11 @@ def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def varying(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """`table` without the factors that have one value in the whole preset, since the text says it."""
+    return table.drop(columns=[name for name in CONDITION if name in table and runs[name].nunique() == 1])
+
+
 def diverged_section(runs: pd.DataFrame, options: str, run: str) -> Section:
     lost = runs[runs.diverged]
     skipped = runs[(runs.skipped_steps > 0)]
@@ -107,11 +112,12 @@ def diverged_section(runs: pd.DataFrame, options: str, run: str) -> Section:
             f"({int(skipped.skipped_steps.sum()):,} of {int(skipped.steps.sum()):,} steps there); skipping is not divergence."
         )
     if len(lost):
-        keys = ["dataset", "architecture", "normalization", "optimizer", "precision", "rule"]
+        keys = list(CONDITION)
         totals = runs.groupby(keys, sort=False).size()
-        table = lost.groupby(keys, sort=False).first_nonfinite_step.agg(["size", "min", "max"])
-        table = table.assign(runs=totals).reset_index()
-        table = table.rename(columns={"size": "diverged", "min": "first step, earliest", "max": "first step, latest"})
+        found = lost.groupby(keys, sort=False).first_nonfinite_step.agg(["size", "min", "max"])
+        steps = [plotting.span(pd.Series([low, high])) for low, high in zip(found["min"], found["max"], strict=True)]
+        table = pd.DataFrame({"diverged": found["size"], "runs": totals[found.index], "first at step": steps})
+        table = varying(table.reset_index(), runs)
         caption = "Conditions in which runs diverged, and the training step at which that happened."
         path = f"results/{run}/maxpool/runs.csv"
         section.tables.append(Table("Diverged runs", table, caption, f"snakemake {path}{options}", (path,)))
@@ -132,28 +138,30 @@ def left_out_section(runs: pd.DataFrame, has_ties: bool) -> Section:
 
 
 def summary_sentences(runs: pd.DataFrame) -> list[str]:
-    """What happened at the largest beta, per precision, against the native rule."""
-    largest = runs.beta.max()
-    sentences = []
-    for (optimizer, precision), part in runs.groupby(["optimizer", "precision"], sort=False):
-        native = part[part.rule == "native"]
-        if native.empty or part.beta.max() < largest:
-            continue
-        phrases = []
-        for evaluation in ("exact", "composed"):
-            extreme = part[(part.beta == largest) & (part.evaluation == evaluation)]
-            if len(extreme):
-                phrases.append(
-                    f"{100 * extreme.test_accuracy.mean():.1f} % {evaluation} ({int(extreme.diverged.sum())} of "
-                    f"{len(extreme)} runs diverged)"
-                )
-        sentences.append(
-            f"{precision}, {plotting.word(optimizer)}: native pooling reaches {100 * native.test_accuracy.mean():.1f} % "
-            f"mean test accuracy; with β = {plotting.beta_label(largest)} it is {' and '.join(phrases)}."
-        )
+    """Per optimizer and precision: native accuracy, and from which beta on runs diverge."""
     total = runs.job_seconds.sum() / 60
-    return [f"{words(len(runs), 'run')}, {words(int(runs.diverged.sum()), 'diverged run')}, {total:.0f} minutes of jobs.",
-            *sentences]  # fmt: skip
+    sentences = [
+        f"{words(len(runs), 'run')}, of which {len(runs[runs.diverged])} diverged; {total:.0f} minutes of jobs. Mean test "
+        "accuracy after the last epoch:"
+    ]
+    for (optimizer, precision), part in runs.groupby(["optimizer", "precision"], sort=False):
+        phrases = [f"native {percent(part[part.rule == 'native'])}"] if (part.rule == "native").any() else []
+        for evaluation in ("exact", "composed"):
+            hybrid = part[part.evaluation == evaluation]
+            if hybrid.empty:
+                continue
+            betas = sorted(hybrid.beta.unique())
+            largest = hybrid[hybrid.beta == betas[-1]]
+            lost = [beta for beta in betas if hybrid[hybrid.beta == beta].diverged.any()]
+            when = f"runs diverge from β = {plotting.beta_label(lost[0])} on" if lost else "no run diverges"
+            phrases.append(f"{evaluation} hybrid at β = {plotting.beta_label(betas[-1])} {percent(largest)}, {when}")
+        sentences.append(f"{precision}, {plotting.word(optimizer)}: {'; '.join(phrases)}.")
+    return sentences
+
+
+def percent(runs: pd.DataFrame) -> str:
+    """Mean test accuracy, with a space that does not break."""
+    return f"{100 * runs.test_accuracy.mean():.1f}\N{NO-BREAK SPACE}%"
 
 
 if __name__ == "__main__":
@@ -164,7 +172,7 @@ if __name__ == "__main__":
         options = "" if files == ["config/config.yaml"] else f" --configfile {' '.join(files)}"
         root = Path(f"figures/{run}/maxpool")
         runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
-        runs = runs.fillna({"evaluation": ""})
+        runs = runs.fillna({"evaluation": ""}).astype({"first_nonfinite_step": "Int64"})
         records = [read_json(path) for path in snakemake.input.records]
         text = render(
             run,
