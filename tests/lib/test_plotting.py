@@ -42,7 +42,6 @@ def test_every_name_that_readers_meet_has_a_word(name: str) -> None:
 
 
 def test_words() -> None:
-    assert {name: plotting.word(name) for name in DATASETS} == {name: data.title for name, data in DATASETS.items()}
     assert len(set(plotting.WORDS.values())) == len(plotting.WORDS)
     assert plotting.word("float16") == "float16"
     assert plotting.word("<none>") == "<none>"
@@ -50,7 +49,7 @@ def test_words() -> None:
 
 def test_title_of_a_condition() -> None:
     condition = {"precision": "mixed16", "optimizer": "adam", "dataset": "mnist_5k", "architecture": "lenet5"}
-    assert plotting.condition_title(condition) == "LeNet-5, MNIST (5,000 digits), Adam, mixed16"
+    assert plotting.condition_title(condition) == f"LeNet-5, {plotting.word('mnist_5k')}, Adam, mixed16"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +57,11 @@ def test_title_of_a_condition() -> None:
 )
 def test_span(values: list[int], text: str) -> None:
     assert plotting.span(pd.Series(values)) == text
+
+
+@pytest.mark.parametrize(("counts", "text"), [([1, 1], "1 run"), ([3], "3 runs"), ([1, 2], "1 to 2 runs")])
+def test_counts_of_runs(counts: list[int], text: str) -> None:
+    assert plotting.run_count(pd.Series(counts)) == text
 
 
 # ---------------------------------------------------------------------------------------- betas and rules

@@ -154,7 +154,7 @@ def summary_sentences(runs: pd.DataFrame) -> list[str]:
             largest = hybrid[hybrid.beta == betas[-1]]
             lost = [beta for beta in betas if hybrid[hybrid.beta == beta].diverged.any()]
             when = f"runs diverge from β = {plotting.beta_label(lost[0])} on" if lost else "no run diverges"
-            phrases.append(f"{evaluation} hybrid at β = {plotting.beta_label(betas[-1])} {percent(largest)}, {when}")
+            phrases.append(f"{evaluation} hybrid {percent(largest)} at β = {plotting.beta_label(betas[-1])} ({when})")
         sentences.append(f"{precision}, {plotting.word(optimizer)}: {'; '.join(phrases)}.")
     return sentences
 
