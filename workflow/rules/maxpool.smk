@@ -174,7 +174,8 @@ if MAXPOOL_TIES:
         input:
             arrays="results/{run}/maxpool/ties.npz",
             counts="results/{run}/maxpool/ties.csv",
-            code=source("scripts/maxpool/tie_map.py", "lib/nonsmooth/nonsmooth.mplstyle") + library("plotting"),
+            code=source("scripts/maxpool/tie_map.py", "lib/nonsmooth/nonsmooth.mplstyle")
+            + library("plotting", "precision"),
         output:
             **figure_files("maxpool/tie_map", "maxpool/tie_map", figure="ties in one image"),
         log:

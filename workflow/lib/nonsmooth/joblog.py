@@ -24,5 +24,5 @@ def job_log(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         logging.exception("failed")
-        print(f"{type(error).__name__}: {error} (details: {path})", file=sys.stderr)
+        print(f"{type(error).__name__}: {' '.join(str(error).split())} (details: {path})", file=sys.stderr)
         raise SystemExit(1) from error

@@ -1,4 +1,4 @@
-"""The MaxPool study's measurements and tables (arXiv 2401.02736): runs, their summary, and ties in one image."""
+"""The MaxPool study's tables (arXiv 2401.02736): runs, their summary and costs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,34 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
-from nonsmooth import training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import read_json
-from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
 # What tells one condition from another; runs of a condition differ by their seed.
 CONDITION = ("dataset", "architecture", "normalization", "optimizer", "precision", "rule")
+
+# What the tables take from the files of a cell.
+MEASURED = ("epoch", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "images_per_second")
+RECORDED = {"cell", "diverged", "first_nonfinite_step", "steps", "skipped_steps", "epochs_run", "device",
+            "weights_sha256", "config_hash", "git"}  # fmt: skip
+REMEDY = "delete it and run snakemake again"
+
+# The published experiments (figures and tables) of the study.
+EXPERIMENTS = {
+    "intro": "a function that is zero everywhere and whose computed derivative is not",
+    "ties": "tied window maxima in one image",
+    "differences": "histograms of the difference between two backward rules, per precision",
+    "thresholds": "the threshold that separates rounding from different derivatives",
+    "factors": "share of minibatches with different gradients by depth, batch size and batch norm",
+    "weights": "distance between networks trained with different rules, per epoch",
+    "accuracy": "final test accuracy against beta",
+    "loss": "training loss per epoch by beta",
+    "imagenet": "ResNet-50 on ImageNet in mixed precision",
+    "normpool": "Euclidean-norm pooling and its derivative at zero",
+}
 
 
 def read_runs(
@@ -26,14 +41,22 @@ def read_runs(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per run, and one row per run and epoch, from the files of the cells, in the same order.
 
-    Raises ValueError that names a file that cannot be read.
+    The column `epochs` of both is what was asked for; a run whose weights are not finite stops before it.
+
+    Raises ValueError that names a file that cannot be read, or lacks what a cell writes into it.
     """
     runs, epochs = [], []
     for metrics_path, record_path, benchmark_path in zip(metrics, records, benchmarks, strict=True):
         record = read_json(record_path)
+        if not (isinstance(record, dict) and record.keys() >= RECORDED):
+            raise ValueError(f"{record_path}: not the record of a cell; {REMEDY}")
         cell = TrainingCell.from_dict(record["cell"])
-        rows = _read_table(metrics_path)
-        benchmark = _read_table(benchmark_path, sep="\t").iloc[-1]
+        rows = _read_table(metrics_path, MEASURED)
+        if len(rows) != record["epochs_run"]:
+            raise ValueError(
+                f"{metrics_path}: {len(rows)} epochs, and {record['epochs_run']} in {Path(record_path).name}; {REMEDY}"
+            )
+        benchmark = _read_table(benchmark_path, ("s", "max_rss"), sep="\t").iloc[-1]
         rule = parse_rule(cell.rule)
         identity = {
             **{name: getattr(cell, name) for name in CONDITION},
@@ -64,7 +87,7 @@ def read_runs(
                 "commit": record["git"]["commit"],
             }
         )
-        epochs.append(rows.assign(**identity))
+        epochs.append(rows.assign(**identity, epochs=cell.epochs))
     runs_table = pd.DataFrame(runs).astype({"first_nonfinite_step": "Int64"})
     return runs_table, pd.concat(epochs, ignore_index=True)
 
@@ -109,73 +132,6 @@ def costs(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def ties(image: torch.Tensor, model: nn.Module, precision_name: str) -> dict[str, np.ndarray]:
-    """The tied maxima in the windows of a network's first max pooling, for one image.
-
-    Args:
-        image: normalised float32 (C, H, W).
-        model: a float32 network; it is cast to the precision in place.
-
-    Returns:
-        `activations` (channels, H', W') float64: the input of the pooling; `tied` of the same shape: is it one
-        of k > 1 equal maxima of its window; `maxima` and `count` (channels, rows, columns): the value and
-        the number k of maxima of each window.
-    """
-    precision = PRECISIONS[precision_name]
-    seen: list[tuple[nn.MaxPool2d, torch.Tensor]] = []
-    precision.cast_model(model).eval()
-    pool = next(module for module in model.modules() if isinstance(module, nn.MaxPool2d))
-    hook = pool.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0].detach())))
-    with torch.no_grad(), precision.arithmetic(torch.device("cpu")):
-        model(precision.cast_batch(image[None]))
-    hook.remove()
-    values = seen[0][1][0].double()
-    size, stride = (n if isinstance(n, int) else n[0] for n in (pool.kernel_size, pool.stride))
-    if size != stride or any(n % size for n in values.shape[-2:]):
-        raise ValueError("ties: only for windows that tile their input")
-    windows = values.unfold(-2, size, size).unfold(-2, size, size)
-    maxima = windows.amax((-2, -1))
-    is_maximum = values == maxima.repeat_interleave(size, -2).repeat_interleave(size, -1)
-    count = (windows == maxima[..., None, None]).sum((-2, -1))
-    is_tied = is_maximum & (count > 1).repeat_interleave(size, -2).repeat_interleave(size, -1)
-    arrays = {"activations": values, "tied": is_tied, "maxima": maxima, "count": count}
-    return {name: array.numpy() for name, array in arrays.items()}
-
-
-def tie_counts(measured: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Per precision: windows, tied windows, tied at zero, tied above zero, and the mean size of a tie."""
-    rows: list[dict[str, Any]] = []
-    for precision, arrays in measured.items():
-        tied = arrays["count"] > 1
-        rows.append(
-            {
-                "precision": precision,
-                "windows": tied.size,
-                "tied": int(tied.sum()),
-                "tied_at_zero": int((tied & (arrays["maxima"] == 0)).sum()),
-                "tied_above_zero": int((tied & (arrays["maxima"] > 0)).sum()),
-                "mean_size_of_ties": float(arrays["count"][tied].mean()) if tied.any() else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def initial_network(architecture: str, dataset: str, seed: int) -> nn.Module:
-    """The network that a cell with this seed starts from, in float32 with the native rule and no normalization."""
-    cell = TrainingCell(dataset, architecture, "none", "sgd", "float32", "native", seed, 1, 1, 1.0, 0.0, 0.0, 1.0)
-    return training.initial_model(cell)
-
-
-def _read_table(path: str | Path, sep: str = ",") -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, sep=sep)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a table ({error}); delete it and run snakemake again") from error
-    if table.empty:
-        raise ValueError(f"{path}: no rows; delete it and run snakemake again")
-    return table
-
-
 def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:
     """The rows of `table` whose columns have the values of `condition`."""
     chosen = pd.Series(True, index=table.index)
@@ -189,16 +145,12 @@ def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ..
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
 
 
-# The published experiments (figures and tables) of the study.
-EXPERIMENTS = {
-    "intro": "a function that is zero everywhere and whose computed derivative is not",
-    "ties": "tied window maxima in one image",
-    "differences": "histograms of the difference between two backward rules, per precision",
-    "thresholds": "the threshold that separates rounding from different derivatives",
-    "factors": "share of minibatches with different gradients by depth, batch size and batch norm",
-    "weights": "distance between networks trained with different rules, per epoch",
-    "accuracy": "final test accuracy against beta",
-    "loss": "training loss per epoch by beta",
-    "imagenet": "ResNet-50 on ImageNet in mixed precision",
-    "normpool": "Euclidean-norm pooling and its derivative at zero",
-}
+def _read_table(path: str | Path, columns: Iterable[str], sep: str = ",") -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, sep=sep)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a table ({' '.join(str(error).split())}); {REMEDY}") from error
+    missing = [name for name in columns if name not in table]
+    if missing or table.empty:
+        raise ValueError(f"{path}: no {', '.join(missing) or 'rows'}; {REMEDY}")
+    return table

@@ -61,9 +61,15 @@ def span(values: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
+def run_count(counts: pd.Series) -> str:
+    """Numbers of runs in words: "1 run", or "2 to 3 runs"."""
+    text = span(counts)
+    return f"{text} {'run' if text == '1' else 'runs'}"
+
+
 def beta_label(beta: float) -> str:
     """A beta as an axis label: integers without a decimal point, thousands with a comma."""
-    return f"{beta:,.0f}" if float(beta).is_integer() else f"{beta:g}"
+    return f"{beta:,.0f}" if float(beta).is_integer() else f"{beta:,}"
 
 
 def beta_axis(betas: Iterable[float]) -> dict[float, int]:

@@ -10,9 +10,12 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from docutils.core import publish_parts
+from docutils.core import publish_doctree, publish_parts
 
 from nonsmooth import plotting
+
+# How docutils reads captions: no messages in the text, and nothing from outside it.
+CAPTIONS = {"report_level": 5, "raw_enabled": False, "file_insertion_enabled": False}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Figure:
 
     @property
     def alt(self) -> str:
-        return " ".join(self.caption.split())
+        return " ".join(publish_doctree(self.caption, settings_overrides=CAPTIONS).astext().split())
 
     @property
     def data(self) -> Path:
@@ -61,7 +64,9 @@ class Table:
     def html(self) -> str:
         shown = self.data.copy()
         numeric = {name for name in shown if pd.api.types.is_numeric_dtype(shown[name])}
-        header = "".join(f"<th{' class=number' if name in numeric else ''}>{name}</th>" for name in shown)
+        header = "".join(
+            f"<th{' class=number' if name in numeric else ''}>{jinja2.filters.escape(name)}</th>" for name in shown
+        )
         rows = []
         for row in shown.itertuples(index=False):
             cells = (
@@ -114,9 +119,11 @@ def combined_provenance(records: list[dict[str, Any]]) -> dict[str, Any]:
     def distinct(key) -> list[str]:
         return sorted({str(key(record)) for record in records})
 
-    packages = records[0]["versions"]
+    packages = dict.fromkeys(name for record in records for name in record["versions"])
     return {
-        "versions": {name: ", ".join(distinct(lambda r, n=name: r["versions"].get(n))) for name in packages},
+        "versions": {
+            name: ", ".join(distinct(lambda r, n=name: r["versions"].get(n) or "not installed")) for name in packages
+        },
         "devices": distinct(lambda r: f"{r['device']['name']} ({r['device']['type']}, {r['device']['capability']})"),
         "machines": distinct(lambda r: "{cpu}, {cores} cores, {memory_gib} GiB, {system}".format(**r["machine"])),
         "commits": distinct(
@@ -129,7 +136,7 @@ def combined_provenance(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def rst(text: str) -> str:
     """reStructuredText as an HTML fragment."""
-    return publish_parts(text, writer="html5", settings_overrides={"report_level": 5})["fragment"]
+    return publish_parts(text, writer="html5", settings_overrides=CAPTIONS)["fragment"]
 
 
 def words(count: int, singular: str, plural: str | None = None) -> str:

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.transforms import offset_copy
 
 from nonsmooth import maxpool, plotting
 from nonsmooth.joblog import job_log
@@ -20,19 +21,23 @@ def plot(runs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str])
     positions = plotting.beta_axis(data.beta)
     data["position"] = data.beta.map(positions) + data.family.map(OFFSETS)
     families = [name for name in OFFSETS if name in set(data.family)]
+    lost = [name for name in families if data.diverged[data.family == name].any()]
     normalizations = list(data.normalization.unique())
 
     plotting.use_style()
-    figure, axes = plt.subplots(1, len(normalizations), figsize=(0.6 + 3.3 * len(normalizations), 3.2), sharey=True,
+    figure, axes = plt.subplots(1, len(normalizations), figsize=(max(5.2, 0.6 + 3.3 * len(normalizations)), 3.2), sharey=True,
                                 squeeze=False)  # fmt: skip
     for axis, normalization in zip(axes[0], normalizations, strict=True):
         part = data[data.normalization == normalization]
-        shared = {"data": part, "x": "position", "y": "accuracy_percent", "hue": "family", "hue_order": families,
+        shared = {"x": "position", "y": "accuracy_percent", "hue": "family", "hue_order": families,
                   "palette": plotting.COLOURS, "native_scale": True, "legend": False, "ax": axis}  # fmt: skip
-        sns.boxplot(**shared, dodge=False, fill=False, width=0.3, linewidth=1, showfliers=False)
-        sns.stripplot(**shared, size=3.5, jitter=False)
-        mark_diverged(axis, part)
-        axis.set(title=plotting.word(normalization), xlabel="β (0: native, 1: minimal)")
+        sns.boxplot(part, **shared, dodge=False, fill=False, width=0.3, linewidth=1, showfliers=False)
+        for diverged, marker, size in ((False, "o", 3.5), (True, "X", 5.5)):
+            if (part.diverged == diverged).any():
+                sns.stripplot(part[part.diverged == diverged], **shared, marker=marker, size=size, jitter=False)
+        count_diverged(axis, part, lost, is_first=axis is axes[0, 0])
+        axis.set_title(plotting.word(normalization), pad=6 + 9 * len(lost))
+        axis.set(xlabel="β (0: native, 1: minimal)", ylabel="")
         axis.set_xticks(list(positions.values()), map(plotting.beta_label, positions))
         axis.set_xlim(-0.5, len(positions) - 0.5)
         axis.grid(axis="x", visible=False)
@@ -40,21 +45,29 @@ def plot(runs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str])
     lowest = data.accuracy_percent.min()
     axes[0, 0].set_ylim(*((0, 104) if lowest < 50 else (5 * (lowest // 5), 100.5)))
     axes[0, 0].set_ylabel("test accuracy, last epoch (%)")
-    handles = [plt.Line2D([], [], color=plotting.COLOURS[name], marker="o", markersize=4) for name in families]
-    figure.legend(handles, families, loc="outside lower center", ncols=len(families))
-    runs_per_box = plotting.span(data.groupby(["normalization", "rule"]).size())
-    figure.suptitle(f"{plotting.condition_title(condition)}: {runs_per_box} runs per box", fontsize=10)
+    handles = [
+        plt.Line2D([], [], color=plotting.COLOURS[name], marker="o", markersize=4, label=name) for name in families
+    ]
+    if lost:
+        handles.append(plt.Line2D([], [], color="0.3", marker="X", markersize=5, linestyle="", label="diverged run"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    runs_per_box = plotting.run_count(data.groupby(["normalization", "rule"]).size())
+    figure.suptitle(f"{plotting.condition_title(condition)}: {runs_per_box} per box", fontsize=10)
     data = data.drop(columns="position")
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 
 
-def mark_diverged(axis, part: pd.DataFrame) -> None:
-    """Above a box, how many of its runs diverged."""
-    for (position, family), box in part.groupby(["position", "family"]):
-        if box.diverged.any():
-            label = f"NaN\n{box.diverged.sum()}/{len(box)}"
-            y = min(box.accuracy_percent.max() + 2, 90)
-            axis.text(position, y, label, ha="center", va="bottom", fontsize=6, color=plotting.COLOURS[family])
+def count_diverged(axis, data: pd.DataFrame, lost: list[str], is_first: bool) -> None:
+    """A row above the axes for each family that lost runs anywhere: how many of how many, at their beta."""
+    for row, name in enumerate(lost):
+        above = offset_copy(axis.get_xaxis_transform(), axis.figure, y=2 + 9 * row, units="points")
+        style = {"transform": above, "fontsize": 7, "color": plotting.COLOURS[name], "va": "bottom"}
+        if is_first:
+            axis.text(-0.6, 1, "NaN", ha="right", **style)
+        for position, runs in data[data.family == name].groupby("position"):
+            if runs.diverged.any():
+                text = f"{runs.diverged.sum()}/{len(runs)}"
+                axis.text(position - OFFSETS[name], 1, text, ha="center", **style)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,22 @@ from nonsmooth import maxpool, plotting
 from nonsmooth.joblog import job_log
 
 PANEL = ("dataset", "architecture", "optimizer", "precision")
+# Panels side by side; more of them go below, so that the text of a wide preset stays readable on a page.
+COLUMNS = 4
+MARKERS = {"native": "o", "exact": "o", "composed": "s"}
+LABELS = {
+    "native": "native and minimal",
+    "exact": "exact (true maximum, hybrid Jacobian)",
+    "composed": "composed (as published)",
+}
 
 
 def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
     panels = maxpool.conditions(runs, PANEL)
     normalizations = list(runs.normalization.unique())
+    # Without hybrid rules there is one line, of native and minimal.
+    families = [name for name in ("exact", "composed") if name in set(runs.evaluation)] or ["native"]
+    offsets = {name: 0.24 * (number - (len(families) - 1) / 2) for number, name in enumerate(families)}
     positions = plotting.beta_axis(runs.beta)
     data = runs.groupby([*PANEL, "normalization", "rule", "beta"], sort=False).agg(
         mean=("test_accuracy", "mean"), min=("test_accuracy", "min"), max=("test_accuracy", "max"),
@@ -19,44 +30,62 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
     ).reset_index()  # fmt: skip
 
     plotting.use_style()
-    figure, axes = plt.subplots(len(normalizations), len(panels), squeeze=False, sharex=True, sharey=True,
-                                figsize=(1.2 + 2.0 * len(panels), 0.9 + 1.9 * len(normalizations)))  # fmt: skip
-    for column, panel in enumerate(panels):
-        for row, normalization in enumerate(normalizations):
-            axis = axes[row, column]
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns) * len(normalizations)
+    figure, axes = plt.subplots(rows, columns, squeeze=False, sharey=True,
+                                figsize=(max(6.6, 1.2 + 2.2 * columns), 1.2 + 1.8 * rows))  # fmt: skip
+    for number, panel in enumerate(panels):
+        block, column = divmod(number, columns)
+        for position, normalization in enumerate(normalizations):
+            axis = axes[block * len(normalizations) + position, column]
             part = maxpool.select(data, {**dict(zip(PANEL, panel, strict=True)), "normalization": normalization})
-            for offset, family in ((-0.1, "exact"), (0.1, "composed")):
+            for family, offset in offsets.items():
                 rules = part[part.rule.map(plotting.rule_family).isin(["native", "minimal", family])]
                 draw_line(axis, rules.sort_values("beta"), positions, family, offset)
-            axis.set_xlim(-0.5, len(positions) - 0.5)
-            axis.set_ylim(0, 104)
+            axis.set(xlim=(-0.5, len(positions) - 0.5), ylim=(0, 104))
+            axis.set_yticks(range(0, 101, 20))
             axis.grid(axis="x", visible=False)
-        axes[0, column].set_title(", ".join(map(plotting.word, (panel[3], panel[2]))))
-        axes[-1, column].set_xticks(list(positions.values()), map(plotting.beta_label, positions), rotation=45)
-        axes[-1, column].set_xlabel("β")
-    for row, normalization in enumerate(normalizations):
-        axes[row, 0].set_ylabel(f"{plotting.word(normalization)}\ntest accuracy (%)")
+            axis.set_xticks(list(positions.values()), map(plotting.beta_label, positions), rotation=45, ha="right",
+                            rotation_mode="anchor")  # fmt: skip
+            is_lowest = position == len(normalizations) - 1
+            axis.tick_params(labelbottom=is_lowest)
+            axis.set_xlabel("β" if is_lowest else "")
+            if position == 0:
+                axis.set_title(panel_title(panel, panels))
+            if column == 0:
+                axis.set_ylabel(f"{plotting.word(normalization)}\ntest accuracy (%)")
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
     handles = [
-        plt.Line2D([], [], color=plotting.COLOURS["exact"], marker="o", markersize=4),
-        plt.Line2D([], [], color=plotting.COLOURS["composed"], marker="s", markersize=4),
-        plt.Line2D([], [], color="0.2", marker="x", linestyle="", markersize=7),
+        plt.Line2D([], [], color=plotting.COLOURS[name], marker=MARKERS[name], markersize=4, label=LABELS[name])
+        for name in families
     ]
-    labels = ["exact (true maximum, hybrid Jacobian)", "composed (as published)", "some runs diverged"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    names = sorted({f"{plotting.word(panel[1])} on {plotting.word(panel[0])}" for panel in panels})
-    figure.suptitle(f"{'; '.join(names)}: mean and range of {plotting.span(data.runs)} runs", fontsize=10)
+    if data.diverged.any():
+        handles.append(
+            plt.Line2D([], [], color="0.2", marker="x", linestyle="", markersize=7, label="some runs diverged")
+        )
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    names = {f"{plotting.word(panel[1])} on {plotting.word(panel[0])}" for panel in panels}
+    what = f"mean and range of {plotting.run_count(data.runs)}"
+    figure.suptitle(f"{names.pop()}: {what}" if len(names) == 1 else what.capitalize(), fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
+
+
+def panel_title(panel: tuple[str, ...], panels: list[tuple[str, ...]]) -> str:
+    """Precision and optimizer, below the architecture and dataset where panels differ in them."""
+    dataset, architecture, optimizer, precision = map(plotting.word, panel)
+    arithmetic = f"{precision}, {optimizer}"
+    return arithmetic if len({other[:2] for other in panels}) == 1 else f"{architecture}, {dataset}\n{arithmetic}"
 
 
 def draw_line(axis, rules: pd.DataFrame, positions: dict[float, int], family: str, offset: float) -> None:
     """Mean and range per beta; a cross where a run diverged."""
     x = rules.beta.map(positions) + offset
     mean, low, high = 100 * rules["mean"], 100 * rules["min"], 100 * rules["max"]
+    # The mean of equal accuracies can be an ulp beside them.
+    deviation = (mean - low).clip(lower=0), (high - mean).clip(lower=0)
     colour = plotting.COLOURS[family]
-    marker = {"exact": "o", "composed": "s"}[family]
-    # The mean of equal values can lie a rounding outside of them.
-    spread = ((mean - low).clip(lower=0), (high - mean).clip(lower=0))
-    axis.errorbar(x, mean, spread, color=colour, marker=marker, markersize=3.5, capsize=2)
+    axis.errorbar(x, mean, deviation, color=colour, marker=MARKERS[family], markersize=3.5, capsize=2)
     some = rules.diverged > 0
     axis.plot(x[some], mean[some], "x", color="0.2", markersize=7)
 

@@ -10,18 +10,21 @@ from nonsmooth.joblog import job_log
 
 def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str]) -> None:
     chosen = maxpool.select(epochs, condition)
-    chosen = chosen.assign(family=chosen.rule.map(plotting.rule_family))
+    chosen = every_epoch(chosen.assign(family=chosen.rule.map(plotting.rule_family)))
     data = summarize(chosen)
     normalizations = list(data.normalization.unique())
     evaluations = [name for name in ("exact", "composed") if name in set(data.family)] or ["native"]
     betas = plotting.beta_axis(data.beta)
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(betas)))
+    # From black, the colour of native, to a yellow that is still seen on white.
+    shades = plt.get_cmap("inferno")(np.linspace(0, 0.82, len(betas)))
     colours = dict(zip(betas, shades, strict=True))
+    # Curves that coincide all show: a larger beta is a thinner line above.
+    widths = dict(zip(betas, np.linspace(3.6, 1.2, len(betas)), strict=True))
 
     plotting.use_style()
     figure, axes = plt.subplots(
         len(evaluations), len(normalizations), sharex=True, sharey=True, squeeze=False,
-        figsize=(0.8 + 3.1 * len(normalizations), 0.8 + 2.3 * len(evaluations)),
+        figsize=(max(5.6, 0.8 + 3.1 * len(normalizations)), 0.8 + 2.3 * len(evaluations)),
     )  # fmt: skip
     for row, evaluation in enumerate(evaluations):
         for column, normalization in enumerate(normalizations):
@@ -30,16 +33,16 @@ def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str
             lost = []
             for (beta, rule), line in data[is_shown].groupby(["beta", "rule"]):
                 if np.isfinite(line["mean"]).all():
-                    draw_mean(axis, line, colours[beta])
+                    draw_mean(axis, line, colours[beta], widths[beta])
                 else:
                     lost.append(plotting.beta_label(beta))
                     draw_runs(
                         axis, maxpool.select(chosen, {"normalization": normalization, "rule": rule}), colours[beta]
                     )
             if lost:
-                note = f"NaN in some run: β = {'; '.join(lost)}"
+                note = f"NaN in some run: β = {'; '.join(dict.fromkeys(lost))}"
                 axis.text(0.5, 1.01, note, transform=axis.transAxes, ha="center", va="bottom", fontsize=8,
-                          color=plotting.COLOURS["composed"])  # fmt: skip
+                          color="#B00020")  # fmt: skip
             axis.set_title(f"{evaluation}, {plotting.word(normalization)}", pad=15)
             axis.set_yscale("log")
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -48,34 +51,42 @@ def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str
         axis.set_xlabel("epoch")
     for axis in axes[:, 0]:
         axis.set_ylabel("training loss")
-    handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
+    handles = [plt.Line2D([], [], color=colours[beta], linewidth=widths[beta]) for beta in betas]
     labels = [plotting.beta_label(beta) for beta in colours]
     if data["mean"].isna().any():
         handles.append(plt.Line2D([], [], color="0.3", linestyle=":", marker="x", markersize=6))
         labels.append("a run,\nbefore NaN")
     figure.legend(handles, labels, title="β", loc="outside right center")
-    runs = plotting.span(data.groupby(["normalization", "rule"]).runs.max())
-    figure.suptitle(f"{plotting.condition_title(condition)}: mean ± std of {runs} runs", fontsize=10)
+    runs = plotting.run_count(data.runs)
+    what = runs if runs == "1 run" else f"mean ± std of {runs}"
+    figure.suptitle(f"{plotting.condition_title(condition)}: {what}", fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 
 
+def every_epoch(epochs: pd.DataFrame) -> pd.DataFrame:
+    """A row for every epoch that was asked for: a run that stopped has NaN losses from then on."""
+    run = ["normalization", "family", "rule", "beta", "seed"]
+    asked = epochs[[*run, "epochs"]].drop_duplicates()
+    asked = asked.loc[asked.index.repeat(asked.epochs), run]
+    return asked.assign(epoch=asked.groupby(run).cumcount() + 1).merge(epochs, how="left", on=[*run, "epoch"])
+
+
 def summarize(epochs: pd.DataFrame) -> pd.DataFrame:
-    """Mean and deviation of the training loss per rule and epoch; NaN where any run's loss is, or has stopped."""
-    keys = ["normalization", "family", "rule", "beta"]
-    table = epochs.groupby([*keys, "epoch"], sort=False).train_loss.agg(
-        mean=lambda losses: losses.mean(skipna=False),
-        std=lambda losses: losses.std(skipna=False),
+    """Mean and deviation of the training loss per rule and epoch; NaN where the loss of any run is not finite."""
+    keys = ["normalization", "family", "rule", "beta", "epoch"]
+    table = epochs.groupby(keys, sort=False).train_loss.agg(
+        mean="mean",
+        std="std",
+        runs="size",
         finite_runs=lambda losses: int(np.isfinite(losses).sum()),
     )
-    runs = epochs.groupby(keys, sort=False).seed.nunique().rename("runs")
-    table = table.reset_index().merge(runs.reset_index(), on=keys)
     table.loc[table.finite_runs < table.runs, ["mean", "std"]] = np.nan
-    return table
+    return table.reset_index()
 
 
-def draw_mean(axis, line: pd.DataFrame, colour) -> None:
+def draw_mean(axis, line: pd.DataFrame, colour, width: float) -> None:
     """Mean and one standard deviation over runs."""
-    axis.plot(line.epoch, line["mean"], color=colour)
+    axis.plot(line.epoch, line["mean"], color=colour, linewidth=width)
     deviation = line["std"].fillna(0)
     low = (line["mean"] - deviation).clip(lower=line["mean"].min() / 10)
     axis.fill_between(line.epoch, low, line["mean"] + deviation, color=colour, alpha=0.15, linewidth=0)
@@ -86,7 +97,7 @@ def draw_runs(axis, epochs: pd.DataFrame, colour) -> None:
     last = epochs.epoch.max()
     for _, run in epochs.groupby("seed"):
         finite = run[np.isfinite(run.train_loss)]
-        axis.plot(finite.epoch, finite.train_loss, ":", color=colour)
+        axis.plot(finite.epoch, finite.train_loss, ":", color=colour, linewidth=1.2)
         if len(finite) > 0 and finite.epoch.max() < last:
             axis.plot(finite.epoch.iloc[-1], finite.train_loss.iloc[-1], "x", color=colour, markersize=6)
 

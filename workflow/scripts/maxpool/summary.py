@@ -40,7 +40,13 @@ def write(summary: pd.DataFrame, outputs: dict[str, str]) -> None:
     readable = table(summary)
     with atomic(outputs["csv"]) as temporary:
         readable.to_csv(temporary, index=False)
-    write_text(outputs["md"], readable.to_markdown(index=False, floatfmt=".2f", missingval="") + "\n")
+    # tabulate writes a NaN as "nan", and would read the betas as numbers with two decimals.
+    markdown = (
+        readable.astype(object)
+        .where(readable.notna(), None)
+        .to_markdown(index=False, floatfmt=".2f", missingval="", disable_numparse=[list(HEADINGS).index("beta")])
+    )
+    write_text(outputs["md"], markdown + "\n")
     latex = readable.style.hide(axis="index").format(precision=2, na_rep="", escape="latex")
     latex = latex.format_index(escape="latex", axis="columns").to_latex(hrules=True, environment="longtable")
     write_text(outputs["tex"], latex)

@@ -3,22 +3,21 @@
 import numpy as np
 import torch
 
-from nonsmooth import datasets, maxpool, training
+from nonsmooth import datasets, training
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.ties import find_ties, initial_network, tie_counts
 
 
 def ties(dataset: str, prepared: str, architecture: str, image: int, seed: int, precisions, outputs) -> None:
     data = training.Images.on_device(dataset, *datasets.load(dataset, prepared), torch.device("cpu"))
     pixels = data.batch(slice(image, image + 1))[0][0]
-    measured = {
-        name: maxpool.ties(pixels, maxpool.initial_network(architecture, dataset, seed), name) for name in precisions
-    }
+    measured = {name: find_ties(pixels, initial_network(architecture, dataset, seed), name) for name in precisions}
     arrays = {f"{name}/{key}": array for name, found in measured.items() for key, array in found.items()}
     with atomic(outputs["arrays"]) as temporary:
         np.savez_compressed(temporary, image=pixels.numpy(), **arrays)
     with atomic(outputs["counts"]) as temporary:
-        maxpool.tie_counts(measured).to_csv(temporary, index=False)
+        tie_counts(measured).to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Assemble the report from the tables and figures of the preset; every number in it is computed here from them."""
 
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -63,11 +64,13 @@ def conditions_sentence(runs: pd.DataFrame) -> str:
         return ", ".join(plotting.word(value) for value in runs[name].unique())
 
     epochs = ", ".join(map(str, sorted(runs.epochs.unique())))
+    seeds = plotting.span(runs.groupby(list(CONDITION)).seed.nunique())
     betas = ", ".join(map(plotting.beta_label, sorted(runs.beta.unique())))
     return (
         f"{words(len(runs), 'training run')}: {values('architecture')} on {values('dataset')}; "
         f"{values('normalization')}; {values('optimizer')}; {values('precision')}; β = {betas}; "
-        f"{words(runs.seed.nunique(), 'seed')}; {epochs} epochs, batch size {', '.join(map(str, runs.batch_size.unique()))}. "
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'} per condition; {epochs} {'epoch' if epochs == '1' else 'epochs'}, "
+        f"batch size {', '.join(map(str, runs.batch_size.unique()))}. "
         "Runs with one seed start from the same weights and see the same batches, whatever their rule and precision. "
         "Learning rates were searched once for the native rule and are shared by all rules, as published: "
         + "; ".join(rate_sentences(runs)) + "."
@@ -75,19 +78,22 @@ def conditions_sentence(runs: pd.DataFrame) -> str:
 
 
 def rate_sentences(runs: pd.DataFrame):
-    keys = ["optimizer", "precision", "normalization", "dataset"]
-    several = runs.dataset.nunique() > 1
-    for (optimizer, precision, normalization, dataset), rates in runs.groupby(keys, sort=False).learning_rate:
-        where = f" on {plotting.word(dataset)}" if several else ""
+    keys = ["optimizer", "precision", "normalization", "architecture", "dataset"]
+    several = runs.groupby(["architecture", "dataset"]).ngroups > 1
+    for condition, rates in runs.groupby(keys, sort=False).learning_rate:
+        optimizer, precision, normalization, architecture, dataset = map(plotting.word, condition)
+        where = f" {architecture} on {dataset}" if several else ""
         listed = ", ".join(f"{rate:g}" for rate in rates.unique())
-        yield f"{plotting.word(optimizer)} {precision} {plotting.word(normalization)}{where} {listed}"
+        yield f"{optimizer} {precision} {normalization}{where} {listed}"
 
 
 def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
     return costs.assign(
-        images_per_second=costs.images_per_second.round().astype(int),
-        job_seconds=costs.job_seconds.round().astype(int),
-        peak_memory_mib=costs.peak_memory_mib.round().astype(int),
+        # Snakemake has no memory for a job that ended before its first look.
+        **{
+            name: costs[name].round().astype("Int64")
+            for name in ("images_per_second", "job_seconds", "peak_memory_mib")
+        }
     ).rename(
         columns={"images_per_second": "images/s", "job_seconds": "job time (s)", "peak_memory_mib": "memory (MiB)"}
     )
@@ -138,25 +144,38 @@ def left_out_section(runs: pd.DataFrame, has_ties: bool) -> Section:
 
 
 def summary_sentences(runs: pd.DataFrame) -> list[str]:
-    """Per optimizer and precision: native accuracy, and from which beta on runs diverge."""
-    total = runs.job_seconds.sum() / 60
+    """Per optimizer and precision: accuracy of native and of the largest betas, and at which betas runs diverge."""
+    minutes = words(round(runs.job_seconds.sum() / 60), "minute")
     sentences = [
-        f"{words(len(runs), 'run')}, of which {len(runs[runs.diverged])} diverged; {total:.0f} minutes of jobs. Mean test "
-        "accuracy after the last epoch:"
+        f"{words(len(runs), 'run')}, of which {len(runs[runs.diverged])} diverged; {minutes} of jobs. Mean test accuracy "
+        "after the last epoch:"
     ]
     for (optimizer, precision), part in runs.groupby(["optimizer", "precision"], sort=False):
-        phrases = [f"native {percent(part[part.rule == 'native'])}"] if (part.rule == "native").any() else []
-        for evaluation in ("exact", "composed"):
-            hybrid = part[part.evaluation == evaluation]
-            if hybrid.empty:
-                continue
-            betas = sorted(hybrid.beta.unique())
-            largest = hybrid[hybrid.beta == betas[-1]]
-            lost = [beta for beta in betas if hybrid[hybrid.beta == beta].diverged.any()]
-            when = f"runs diverge from β = {plotting.beta_label(lost[0])} on" if lost else "no run diverges"
-            phrases.append(f"{evaluation} hybrid {percent(largest)} at β = {plotting.beta_label(betas[-1])} ({when})")
-        sentences.append(f"{precision}, {plotting.word(optimizer)}: {'; '.join(phrases)}.")
+        hybrids = {
+            name: part[part.evaluation == name] for name in ("exact", "composed") if name in set(part.evaluation)
+        }
+        largest = {name: hybrid[hybrid.beta == hybrid.beta.max()] for name, hybrid in hybrids.items()}
+        compared = alike(pd.concat([part[part.rule == "native"], *largest.values()]))
+        phrases = [f"native {percent(compared[compared.rule == 'native'])}"] if "native" in set(compared.rule) else []
+        for evaluation, hybrid in hybrids.items():
+            at_largest = compared[compared.evaluation == evaluation]
+            lost = [plotting.beta_label(beta) for beta in sorted(hybrid.beta[hybrid.diverged].unique())]
+            when = f"runs diverge at β = {', '.join(lost)}" if lost else "no run diverges"
+            if len(at_largest):
+                beta = plotting.beta_label(hybrid.beta.max())
+                phrases.append(f"{evaluation} hybrid {percent(at_largest)} at β = {beta} ({when})")
+        if phrases:
+            sentences.append(f"{precision}, {plotting.word(optimizer)}: {'; '.join(phrases)}.")
     return sentences
+
+
+def alike(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of those datasets, architectures and normalizations in which all of their rules ran.
+
+    A mean over these factors compares rules only where each of them is in it.
+    """
+    rules = runs.groupby(["dataset", "architecture", "normalization"]).rule.transform("nunique")
+    return runs[rules == runs.rule.nunique()]
 
 
 def percent(runs: pd.DataFrame) -> str:
@@ -169,7 +188,7 @@ if __name__ == "__main__":
         run = snakemake.wildcards.run
         files = snakemake.params.config_files
         # A target comes first, since --configfile takes any number of files.
-        options = "" if files == ["config/config.yaml"] else f" --configfile {' '.join(files)}"
+        options = "" if files == ["config/config.yaml"] else f" --configfile {shlex.join(files)}"
         root = Path(f"figures/{run}/maxpool")
         runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
         runs = runs.fillna({"evaluation": ""}).astype({"first_nonfinite_step": "Int64"})
@@ -179,7 +198,7 @@ if __name__ == "__main__":
             summary_sentences(runs),
             maxpool_sections(
                 runs,
-                pd.read_csv(snakemake.input.summary),
+                pd.read_csv(snakemake.input.summary, dtype={"beta": str}),
                 pd.read_csv(snakemake.input.costs),
                 pd.read_csv(snakemake.input.ties[0]) if snakemake.input.ties else None,
                 {str(Path(p).relative_to(root).with_suffix("")): Path(p) for p in snakemake.input.figures},

@@ -1,0 +1,325 @@
+"""What the scripts' tests share: scripts as modules, cells that never ran, and the texts of a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import logging
+import math
+import runpy
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from nonsmooth import datasets, maxpool, plotting
+from nonsmooth.cells import TrainingCell
+from nonsmooth.files import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUP = ("dataset", "architecture", "optimizer", "precision")
+CONDITION = {"dataset": "mnist_5k", "architecture": "lenet5", "optimizer": "sgd", "precision": "float16"}
+HYBRIDS = tuple(f"hybrid-{beta}-{evaluation}" for evaluation in ("exact", "composed") for beta in (10, 1000, 10000))
+RULES = ("native", "minimal", *HYBRIDS)
+FORMATS = ("pdf", "png", "svg", "csv")
+
+
+@cache
+def load(name: str) -> ModuleType:
+    """The script workflow/scripts/`name`.py as a module; importing it runs nothing."""
+    spec = importlib.util.spec_from_file_location(f"script_{name.replace('/', '_')}", script_path(name))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def script_path(name: str) -> Path:
+    return ROOT / "workflow/scripts" / f"{name}.py"
+
+
+class Named(dict):
+    """Snakemake's named lists, as far as scripts use them: attributes, positions, `items()`."""
+
+    __getattr__ = dict.__getitem__
+
+    def __getitem__(self, key):
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+@pytest.fixture
+def run_script() -> Iterator[Callable[..., None]]:
+    """`run_script(name, input=..., output=..., ...)`: a script as Snakemake runs it; logging is put back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(name: str, **attributes) -> None:
+        attributes = {key: Named(value) if isinstance(value, dict) else value for key, value in attributes.items()}
+        runpy.run_path(str(script_path(name)), {"snakemake": SimpleNamespace(**attributes)}, run_name="__main__")
+
+    yield run
+    logging.captureWarnings(False)
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def write_split(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`write_split("train", 256)`: a prepared split of mnist_5k with this many noisy bars that depend on the label."""
+    folder = tmp_path_factory.mktemp("prepared")
+
+    def write(split: str, number: int) -> Path:
+        known = datasets.DATASETS["mnist_5k"]
+        sizes = {**known.sizes, split: number}
+        monkeypatch.setitem(datasets.DATASETS, "mnist_5k", dataclasses.replace(known, sizes=sizes))
+        generator = np.random.default_rng(0)
+        records = np.empty(number, [("image", np.uint8, known.shape), ("label", np.uint8)])
+        records["label"] = np.arange(number) % known.num_classes
+        records["image"] = generator.integers(60, size=records["image"].shape)
+        for image, label in zip(records["image"], records["label"], strict=True):
+            image[:, 2 * label + 3 : 2 * label + 7] = 255
+        np.save(folder / f"{split}.npy", records)
+        return folder / f"{split}.npy"
+
+    return write
+
+
+# --------------------------------------------------------------------------------------------------- cells
+
+
+def cells(**factors: Iterable) -> list[TrainingCell]:
+    """The product of the given factors; what is not given has one usual value, and rules are all of `RULES`."""
+    usual = {**{name: (value,) for name, value in CONDITION.items()}, "rule": RULES, "seed": (0, 1, 2)}
+    order = ("dataset", "architecture", "normalization", "optimizer", "precision", "rule", "seed")
+    values = {"normalization": ("none", "batch_norm"), **usual, **factors}
+    settings = {"epochs": 4, "batch_size": 128, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4,
+                "adam_eps": 1e-4}  # fmt: skip
+    products = itertools.product(*(values[name] for name in order))
+    return [TrainingCell(**dict(zip(order, product, strict=True)), **settings) for product in products]
+
+
+def no_cell_diverges(cell: TrainingCell) -> None:
+    return None
+
+
+def composed_diverges(cell: TrainingCell) -> int | None:
+    """As in the published runs, somewhat: every run at 10,000 at once, some at 1,000, later; batch norm delays it."""
+    late = cell.normalization == "batch_norm"
+    if cell.rule == "hybrid-10000-composed":
+        return 1 + late
+    if cell.rule == "hybrid-1000-composed" and cell.seed < 2:
+        return 2 + late
+    return None
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of cells, as the rule that gathers them lists them."""
+
+    metrics: list[str]
+    records: list[str]
+    benchmarks: list[str]
+
+
+def write_cells(folder: Path, made: list[TrainingCell], diverges: Callable[[TrainingCell], int | None]) -> Files:
+    """Files of runs that never were. `diverges` gives the epoch whose loss is NaN, after which a run stops."""
+    files = Files([], [], [])
+    for cell in made:
+        last = diverges(cell)
+        generator = np.random.default_rng(zlib.crc32(cell.path.encode()))
+        rows = [
+            {
+                "epoch": epoch,
+                "learning_rate": cell.learning_rate,
+                "train_loss": math.nan if epoch == last else generator.uniform(0.8, 1.2) * 2 / epoch**2,
+                "train_accuracy": 1 - 0.5 / epoch,
+                "test_loss": math.nan if epoch == last else generator.uniform(0.8, 1.2) * 2.2 / epoch,
+                "test_accuracy": 0.1 if epoch == last else 1 - generator.uniform(0.3, 0.5) / epoch,
+                "skipped_steps": 0,
+                "seconds": 2.0,
+                "images_per_second": generator.uniform(1000, 2000),
+            }
+            for epoch in range(1, (last or cell.epochs) + 1)
+        ]
+        record = {
+            "cell": cell.to_dict(),
+            "epochs_run": len(rows),
+            "diverged": last is not None,
+            "first_nonfinite_step": None if last is None else 32 * last - 5,
+            "steps": 32 * len(rows),
+            "skipped_steps": 7 if cell.precision == "mixed16" else 0,
+            "device": {"name": "a processor", "type": "cpu", "capability": "AVX2"},
+            "machine": {"cpu": "a processor", "cores": 2, "memory_gib": 23.5, "system": "Linux x86_64"},
+            "versions": {"python": "3.11.7", "torch": "2.9.0"},
+            "settings": {"threads": 1, "device": "cpu", "deterministic": True},
+            "numerics_version": 1,
+            "git": {"commit": "abc", "dirty": False},
+            "weights_sha256": "ab" * 32,
+            "config_hash": "cd" * 32,
+        }
+        target = folder / cell.path
+        write_json(target / "record.json", record)
+        pd.DataFrame(rows).to_csv(target / "metrics.csv", index=False)
+        job = {"s": generator.uniform(20, 40), "h:m:s": "0:00:30", "max_rss": generator.uniform(600, 700)}
+        pd.DataFrame([job]).to_csv(target / "job.tsv", index=False, sep="\t")
+        files.metrics.append(str(target / "metrics.csv"))
+        files.records.append(str(target / "record.json"))
+        files.benchmarks.append(str(target / "job.tsv"))
+    return files
+
+
+@dataclass(frozen=True)
+class Study:
+    """The tables of a study in memory, as figures read them, and the folder where they lie."""
+
+    folder: Path
+    files: Files
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    table = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+    return table.fillna({"evaluation": ""}) if "evaluation" in table else table
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
+    """`study(diverges, normalization=["none"], ...)`: tables of the cells with these factors, made once."""
+    made: dict = {}
+
+    def make(diverges: Callable[[TrainingCell], int | None] = no_cell_diverges, **factors: Iterable) -> Study:
+        key = (diverges, tuple((name, tuple(values)) for name, values in factors.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("study")
+            files = write_cells(folder / "train", cells(**factors), diverges)
+            runs, epochs = maxpool.read_runs(files.metrics, files.records, files.benchmarks)
+            for name, table in (("runs", runs), ("epochs", epochs)):
+                table.to_csv(folder / f"{name}.csv", index=False)
+            made[key] = Study(folder, files, read_table(folder / "runs.csv"), read_table(folder / "epochs.csv"))
+        return made[key]
+
+    return make
+
+
+def only_float16_diverges(cell: TrainingCell) -> int | None:
+    return composed_diverges(cell) if cell.precision == "float16" else None
+
+
+# What presets can be like: how runs diverge, and the factors.
+CASES: dict[str, tuple[Callable, dict]] = {
+    "some diverged": (composed_diverges, {}),
+    "one run": (composed_diverges, {"seed": [0]}),
+    "none diverged": (no_cell_diverges, {"seed": [3, 4]}),
+    "only native": (no_cell_diverges, {"rule": ["native"]}),
+    "only exact": (no_cell_diverges, {"rule": ["native", "minimal", "hybrid-0.5-exact", "hybrid-10000-exact"]}),
+    "one normalization": (composed_diverges, {"normalization": ["batch_norm"]}),
+    "several conditions": (
+        only_float16_diverges,
+        {
+            "dataset": ["fashion_mnist", "mnist_5k"],
+            "precision": ["float32", "float16"],
+            "rule": ["native", "hybrid-1000-composed", "hybrid-10000-composed"],
+        },
+    ),
+}
+
+
+def of_condition(table: pd.DataFrame, condition: dict[str, str] | None = None) -> list[dict]:
+    """The rows of a table that belong to a figure's condition, one by one."""
+    wanted = (condition or CONDITION).items()
+    return [row for row in table.to_dict("records") if all(row[name] == value for name, value in wanted)]
+
+
+# -------------------------------------------------------------------------------------------------- figures
+
+
+def draw(plot: Callable, *arguments) -> tuple[Figure, pd.DataFrame]:
+    """The figure, laid out, and the data that a script's function would save."""
+    saved = []
+    with plt.rc_context(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting, "save", lambda figure, paths, data, path: saved.append((figure, data)))
+        plot(*arguments, {suffix: f"figure.{suffix}" for suffix in FORMATS})
+        ((figure, data),) = saved
+        figure.draw_without_rendering()
+        plt.close(figure)
+    return figure, data
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of one of `CASES`."""
+
+    study: Study
+    figure: Figure
+    data: pd.DataFrame
+
+
+def legend(figure: Figure) -> list[str]:
+    """The entries of all legends."""
+    return [text.get_text() for found in figure.legends for text in found.get_texts()]
+
+
+def visible_texts(figure: Figure) -> list[Text]:
+    hidden = set()
+    for axes in figure.axes:
+        if not axes.get_visible():
+            hidden.update(axes.findobj(Text))
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in axis.get_major_ticks() + axis.get_minor_ticks():
+                if not low <= tick.get_loc() <= high:
+                    hidden |= {tick.label1, tick.label2}
+    shown = (text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip())
+    return [text for text in shown if text not in hidden]
+
+
+def corners(text: Text) -> np.ndarray:
+    """The corners (4, 2) of a text's rectangle in pixels, which may be rotated."""
+    box = text.get_window_extent()
+    angle = text.get_rotation()
+    text.set_rotation(0)
+    flat = text.get_window_extent()
+    text.set_rotation(angle)
+    half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [flat.width / 2, flat.height / 2]
+    turn = math.radians(angle)
+    rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    return half @ rotation + [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two rectangles share more than a border: no side of either separates them."""
+    sides = (first[1] - first[0], first[3] - first[0], second[1] - second[0], second[3] - second[0])
+    for side in sides:
+        one, other = first @ side, second @ side
+        if min(one.max(), other.max()) <= max(one.min(), other.min()) + 1e-6 * (side @ side):
+            return False
+    return True
+
+
+def overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
+    boxes = [(text.get_text(), corners(text)) for text in visible_texts(figure)]
+    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if overlap(one, other)]
+
+
+def texts_outside(figure: Figure) -> list[str]:
+    """Texts that reach over the edge of the figure."""
+    (left, bottom), (right, top) = figure.bbox.min - 1, figure.bbox.max + 1
+    edges = ((text.get_text(), corners(text).T) for text in visible_texts(figure))
+    return [text for text, (x, y) in edges if x.min() < left or x.max() > right or y.min() < bottom or y.max() > top]
+
+
+def assert_readable(figure: Figure) -> None:
+    assert overlapping_texts(figure) == []
+    assert texts_outside(figure) == []

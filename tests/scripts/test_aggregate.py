@@ -1,0 +1,56 @@
+"""Gathering cells: four tables, which are the library's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nonsmooth import maxpool
+
+from .conftest import composed_diverges, load
+
+aggregate = load("maxpool/aggregate")
+TABLES = ("runs", "epochs", "summary", "costs")
+
+
+@pytest.fixture
+def made(study):
+    return study(composed_diverges, seed=[0, 1], rule=["native", "hybrid-1000-composed"])
+
+
+def test_the_tables_are_those_of_the_library(made, tmp_path: Path) -> None:
+    outputs = {name: tmp_path / "new" / f"{name}.csv" for name in TABLES}
+    aggregate.aggregate(made.files.metrics, made.files.records, made.files.benchmarks, outputs)
+    runs, epochs = maxpool.read_runs(made.files.metrics, made.files.records, made.files.benchmarks)
+    expected = {"runs": runs, "epochs": epochs, "summary": maxpool.summarize(runs), "costs": maxpool.costs(runs)}
+    for name, table in expected.items():
+        assert outputs[name].read_text() == table.to_csv(index=False)
+    assert pd.read_csv(outputs["runs"]).diverged.tolist() == [False, False, True, True] * 2
+    assert len(pd.read_csv(outputs["epochs"])) == (4 + 4 + 2 + 2) + (4 + 4 + 3 + 3)
+
+
+def arguments(made, folder: Path) -> dict:
+    inputs = {"metrics": made.files.metrics, "records": made.files.records, "benchmarks": made.files.benchmarks}
+    outputs = {name: folder / f"{name}.csv" for name in TABLES}
+    return {"input": inputs, "output": outputs, "log": [str(folder / "logs" / "job.log")]}
+
+
+def test_the_script_gathers_the_inputs_of_the_rule(made, run_script, tmp_path: Path) -> None:
+    run_script("maxpool/aggregate", **arguments(made, tmp_path))
+    assert {path.name for path in tmp_path.glob("*.csv")} == {f"{name}.csv" for name in TABLES}
+    assert pd.read_csv(tmp_path / "runs.csv").seed.tolist() == [0, 1] * 4
+
+
+def test_a_damaged_cell_is_named_and_no_table_is_written(made, run_script, tmp_path: Path, capsys) -> None:
+    damaged = tmp_path / "metrics.csv"
+    damaged.write_text("")
+    wanted = arguments(made, tmp_path / "out")
+    wanted["input"]["metrics"] = [damaged, *made.files.metrics[1:]]
+    with pytest.raises(SystemExit):
+        run_script("maxpool/aggregate", **wanted)
+    error = capsys.readouterr().err
+    assert error.startswith(f"ValueError: {damaged}: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["job.log"]

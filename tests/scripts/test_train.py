@@ -1,0 +1,116 @@
+"""Training a cell: its files hold what the library returned, and nothing is written before it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nonsmooth import datasets, maxpool, training
+
+from .conftest import cells, load
+
+train = load("maxpool/train")
+SETTINGS = {"device": "cpu", "threads": 1, "deterministic": True}
+TIMES = ["seconds", "images_per_second"]
+
+
+@pytest.fixture
+def splits(write_split) -> dict[str, Path]:
+    return {"train": write_split("train", 256), "test": write_split("test", 64)}
+
+
+def cell(**values) -> training.TrainingCell:
+    (made,) = cells(rule=[values.pop("rule", "hybrid-10-exact")], normalization=["none"], seed=[0])
+    return dataclasses.replace(made, **{"epochs": 2, "learning_rate": 0.01, **values})
+
+
+def run(made, splits: dict[str, Path], folder: Path) -> tuple[pd.DataFrame, dict]:
+    paths = folder / "metrics.csv", folder / "record.json"
+    train.train(made, str(splits["train"]), str(splits["test"]), training.Settings(**SETTINGS), *paths)
+    assert {path.name for path in folder.iterdir()} == {"metrics.csv", "record.json"}
+    return pd.read_csv(paths[0]), json.loads(paths[1].read_text())
+
+
+def test_files_hold_what_training_returned(splits, tmp_path: Path) -> None:
+    metrics, record = run(cell(), splits, tmp_path / "new")
+    images = [
+        training.Images.on_device("mnist_5k", *datasets.load("mnist_5k", splits[split]), torch.device("cpu"))
+        for split in ("train", "test")
+    ]
+    again = training.train(cell(), *images, training.Settings(**SETTINGS))
+    expected = pd.DataFrame(again.metrics)
+    pd.testing.assert_frame_equal(metrics.drop(columns=TIMES), expected.drop(columns=TIMES), check_exact=True)
+    assert metrics.epoch.tolist() == [1, 2]
+    assert record["steps"] == 2 * 256 / 128
+    varying = {"seconds", "peak_memory_mib"}
+    assert record.keys() == again.record.keys()
+    assert all(record[key] == again.record[key] for key in record.keys() - varying)
+    assert training.TrainingCell.from_dict(record["cell"]) == cell()
+
+
+def test_a_cell_that_diverges_can_be_gathered(splits, tmp_path: Path) -> None:
+    """Its losses come back from the file as NaN or infinite, and the run as diverged."""
+    made = cell(learning_rate=1e4, epochs=3)
+    metrics, record = run(made, splits, tmp_path / "cell")
+    assert record["diverged"]
+    assert not np.isfinite(metrics.train_loss).all()
+    benchmark = tmp_path / "job.tsv"
+    # What Snakemake writes for a job that ended before its first look.
+    benchmark.write_text("s\th:m:s\tmax_rss\tmean_load\n0.5\t0:00:00\tNA\tNA\n")
+    runs, epochs = maxpool.read_runs(
+        [tmp_path / "cell" / "metrics.csv"], [tmp_path / "cell" / "record.json"], [benchmark]
+    )
+    (found,) = runs.to_dict("records")
+    assert (found["diverged"], found["first_nonfinite_step"]) == (True, record["first_nonfinite_step"])
+    assert (found["epochs_run"], found["epochs"]) == (len(epochs), 3)
+    assert found["test_accuracy"] == metrics.test_accuracy.iloc[-1]
+    assert math.isnan(found["peak_memory_mib"])
+    assert found["job_seconds"] == 0.5
+
+
+def arguments(splits, folder: Path, **others) -> dict:
+    return {
+        "input": {split: str(path) for split, path in splits.items()},
+        "output": {"metrics": str(folder / "metrics.csv"), "record": str(folder / "record.json")},
+        "params": {"cell": cell().to_dict(), "settings": SETTINGS, "numerics_version": 1},
+        "threads": 1,
+        "log": [str(folder / "train.log")],
+        **others,
+    }
+
+
+def test_the_script_trains_the_cell_of_the_rule(splits, run_script, tmp_path: Path) -> None:
+    run_script("maxpool/train", **arguments(splits, tmp_path / "a"))
+    lines = (tmp_path / "a" / "train.log").read_text().splitlines()
+    assert sum("epoch " in line and "train_loss " in line for line in lines) == 2
+    by_hand, _ = run(cell(), splits, tmp_path / "b")
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "a" / "metrics.csv").drop(columns=TIMES), by_hand.drop(columns=TIMES), check_exact=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threads": 2}, "threads: 1 per cell, but Snakemake gave 2"),
+        ({"input": {"train": "missing.npy", "test": "missing.npy"}}, "`snakemake missing.npy` makes it"),
+        ({"params": {"cell": {**cell().to_dict(), "rule": "hybrid"}, "settings": SETTINGS}}, "unknown pooling rule"),
+        ({"params": {"cell": {**cell().to_dict(), "precision": "tf32"}, "settings": SETTINGS}}, "precision tf32 needs"),
+    ],
+)
+def test_a_job_that_cannot_run_writes_nothing(changes, message: str, splits, run_script, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_script("maxpool/train", **arguments(splits, tmp_path / "a", **changes))
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert "Traceback" in (tmp_path / "a" / "train.log").read_text()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["train.log"]
