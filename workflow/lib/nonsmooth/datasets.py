@@ -142,7 +142,7 @@ _FASHION_FILES = {
 
 DATASETS: dict[str, Dataset] = {
     "mnist_5k": Dataset(
-        title="MNIST (5,000 digits)",
+        title="MNIST-5k",
         num_classes=10,
         sizes={"train": 4000, "test": 1000},
         shape=(1, 28, 28),

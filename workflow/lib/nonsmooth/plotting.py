@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nonsmooth.datasets import DATASETS
 from nonsmooth.files import atomic
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
@@ -30,14 +31,12 @@ WORDS = {
     "sgd": "SGD",
     "adam": "Adam",
     "lenet5": "LeNet-5",
-    "mnist_5k": "MNIST-5k",
-    "fashion_mnist": "Fashion-MNIST",
 }
 
 
 def word(name: str) -> str:
     """How a config name is written for readers."""
-    return WORDS.get(name, name)
+    return DATASETS[name].title if name in DATASETS else WORDS.get(name, name)
 
 
 def use_style() -> None:

@@ -72,7 +72,7 @@ def conditions_sentence(runs: pd.DataFrame) -> str:
         f"{seeds} {'seed' if seeds == '1' else 'seeds'} per condition; {epochs} {'epoch' if epochs == '1' else 'epochs'}, "
         f"batch size {', '.join(map(str, runs.batch_size.unique()))}. "
         "Runs with one seed start from the same weights and see the same batches, whatever their rule and precision. "
-        "Learning rates were searched once for the native rule and are shared by all rules, as published: "
+        "All rules of a condition share one learning rate, as published: "
         + "; ".join(rate_sentences(runs)) + "."
     )  # fmt: skip
 
