@@ -19,7 +19,7 @@ run: $(READY) ## set up and run the default preset (another one: make CONFIG=con
 setup: $(READY) ## set up the environment only
 
 test: $(READY) ## set up and run all tests
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lock: $(READY) ## resolve the dependencies of pyproject.toml anew into requirements.txt
 	$(BIN)/pip install --quiet uv
