@@ -10,10 +10,11 @@ READY := $(VENV)/.ready
 .PHONY: run setup test lock format clean help
 
 run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
+	@test -f "$(CONFIG)" || { echo "CONFIG: there is no file $(CONFIG)"; exit 1; }
 	@start=$$(date +%s); \
 	echo "Running $(CONFIG): training, figures, report. Progress: 'n of m steps done'."; \
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile $(CONFIG) && \
-	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' $(CONFIG)) && \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile "$(CONFIG)" && \
+	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' "$(CONFIG)") && \
 	echo "Report: figures/$$run/report.html  (make took $$(( $$(date +%s) - start )) s)"
 
 setup: $(READY) ## set up the environment only
@@ -31,8 +32,9 @@ format: $(READY) ## format Python and Snakemake files
 
 clean: ## say what could be deleted, and how much it would free
 	@echo "Nothing was deleted. To free space, remove what you do not need of:"
-	@du -sh results figures/*/ logs benchmarks .snakemake $(VENV) 2>/dev/null || true
-	@echo "Snakemake rebuilds all but $(VENV); results/ holds the trained cells, the expensive part."
+	@du -sh figures/*/ logs results benchmarks .snakemake $(VENV) 2>/dev/null || true
+	@echo "figures/ and logs/ are remade in a minute, $(VENV) by make setup. results/, benchmarks/ and .snakemake/ belong"
+	@echo "together: they are the trained cells and the record of how; delete all three or none."
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16

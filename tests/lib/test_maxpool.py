@@ -6,6 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from nonsmooth import maxpool
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import write_json
+from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.precision import PRECISIONS
 
 MakeCell = Callable[..., TrainingCell]
@@ -45,7 +47,7 @@ class Cells:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.metrics, self.records, self.benchmarks = [], [], []
+        self.cells, self.metrics, self.records, self.benchmarks = [], [], [], []
 
     def add(self, cell: TrainingCell, epochs: int = 2, lost: list[str] = (), **record) -> None:
         """`lost`: columns that are NaN in the last epoch; `record`: what differs from a run without incident."""
@@ -54,6 +56,7 @@ class Cells:
         rows[-1].update(dict.fromkeys(lost, math.nan))
         usual = {"diverged": False, "first_nonfinite_step": None, "steps": 32 * epochs, "skipped_steps": 0}
         made_by = {"weights_sha256": "ab" * 32, "config_hash": "cd" * 32, "git": {"commit": "ef" * 20, "dirty": False}}
+        made_by["numerics_version"] = NUMERICS_VERSION
         device = {"name": "a processor", "type": "cpu", "capability": "AVX2"}
         write_json(
             folder / "record.json",
@@ -62,12 +65,13 @@ class Cells:
         pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
         benchmark = pd.DataFrame({"s": [9.0, 12.5 + cell.seed], "h:m:s": "0:00:12", "max_rss": [1.0, 700.5]})
         benchmark.to_csv(folder / "job.tsv", index=False, sep="\t")
+        self.cells.append(cell)
         self.metrics.append(str(folder / "metrics.csv"))
         self.records.append(str(folder / "record.json"))
         self.benchmarks.append(str(folder / "job.tsv"))
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return maxpool.read_runs(self.metrics, self.records, self.benchmarks)
+        return maxpool.read_runs(self.cells, self.metrics, self.records, self.benchmarks)
 
 
 @pytest.fixture
@@ -182,6 +186,22 @@ def test_a_damaged_file_is_named(kind: str, content: bytes | None, cells: Cells,
         cells.read()
     assert str(raised.value).startswith(f"{damaged}: ")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("setting", ["epochs", "learning_rate", "batch_size"])
+def test_a_cell_trained_otherwise_is_refused(setting: str, cells: Cells, make_cell: MakeCell) -> None:
+    """Its files can be there although the preset has changed, if Snakemake's own folder was deleted."""
+    cells.add(make_cell())
+    cells.cells[0] = replace(make_cell(), **{setting: 7})
+    old = getattr(make_cell(), setting)
+    with pytest.raises(ValueError, match=rf"record\.json: the cell was trained with {setting} {old}, not 7; delete"):
+        cells.read()
+
+
+def test_a_cell_of_another_numerics_version_is_refused(cells: Cells, make_cell: MakeCell) -> None:
+    cells.add(make_cell(), numerics_version=NUMERICS_VERSION + 1)
+    with pytest.raises(ValueError, match="numerics_version"):
+        cells.read()
 
 
 def test_lists_of_different_length_are_refused(cells: Cells, make_cell: MakeCell) -> None:

@@ -116,7 +116,7 @@ def test_the_parts_are_there_in_order(svg: Path) -> None:
     assert found.all("h2") == ["What was asked", "Accuracy against β", "Versions and machine"]
     text = found.all("body")[0]
     parts = ["fine", datetime.date.today().isoformat(), "Second.", "What was asked", "One", "Accuracy against β",
-             "Remake: fine", str(svg.with_suffix(".csv")), "files: fine, b.csv", "fine (1 rows)",
+             "Remake: fine", str(svg.with_suffix(".csv")), "files: fine, b.csv", "fine (1 row)",
              "abc; abc with local changes", "python 3.11.7, torch 2.9, 2.10", "snakemake"]  # fmt: skip
     position = 0
     for part in parts:

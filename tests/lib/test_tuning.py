@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
 import torch
+import yaml
 from optuna.trial import TrialState
 
 from nonsmooth import training, tuning
@@ -100,3 +103,35 @@ def test_pruning_stops_a_real_run(make_cell: MakeCell, train_set: Images, monkey
     (trial,) = study.trials
     assert trial.state is TrialState.PRUNED
     assert list(trial.intermediate_values) == [1]
+
+
+def test_a_preset_without_rates_can_be_searched(tmp_path, monkeypatch, capsys, prepared) -> None:
+    """The rates are what a search is for; a missing image file is one line."""
+    root = Path(__file__).resolve().parents[2]
+    preset = yaml.safe_load((root / "config/config.yaml").read_text())
+    del preset["learning_rates"]
+    preset["maxpool"]["train"] = [preset["maxpool"]["train"][0] | {"normalization": ["none"]}]
+    (tmp_path / "preset.yaml").write_text(yaml.safe_dump(preset))
+    found: list[TrainingCell] = []
+
+    def search(cell, data, settings, trials, epochs):
+        found.append(cell)
+        study = optuna.create_study(direction="maximize")
+        study.enqueue_trial({"learning_rate": 0.0123})
+        study.optimize(lambda trial: trial.suggest_float("learning_rate", 1e-5, 1e-1), n_trials=1)
+        return study
+
+    monkeypatch.setattr(tuning, "search", search)
+    arguments = ["tuning", "--config", str(tmp_path / "preset.yaml"), "--schema"]
+    arguments += [str(root / "workflow/schemas/config.schema.yaml"), "--prepared"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist_5k").symlink_to(prepared)
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "data")])
+    tuning.main()
+    assert [cell.rule for cell in found] == ["native"]
+    assert "optimizer: sgd, precision: float16, value: 0.0123}" in capsys.readouterr().out
+
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path)])
+    with pytest.raises(SystemExit):
+        tuning.main()
+    assert "there is no such prepared split of mnist_5k" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from matplotlib.text import Text
 from nonsmooth import datasets, maxpool, plotting
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import write_json
+from nonsmooth.numerics import NUMERICS_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = ("dataset", "architecture", "optimizer", "precision")
@@ -127,6 +128,7 @@ def composed_diverges(cell: TrainingCell) -> int | None:
 class Files:
     """The files of cells, as the rule that gathers them lists them."""
 
+    cells: list[TrainingCell]
     metrics: list[str]
     records: list[str]
     benchmarks: list[str]
@@ -134,7 +136,7 @@ class Files:
 
 def write_cells(folder: Path, made: list[TrainingCell], diverges: Callable[[TrainingCell], int | None]) -> Files:
     """Files of runs that never were. `diverges` gives the epoch whose loss is NaN, after which a run stops."""
-    files = Files([], [], [])
+    files = Files(made, [], [], [])
     for cell in made:
         last = diverges(cell)
         generator = np.random.default_rng(zlib.crc32(cell.path.encode()))
@@ -163,7 +165,7 @@ def write_cells(folder: Path, made: list[TrainingCell], diverges: Callable[[Trai
             "machine": {"cpu": "a processor", "cores": 2, "memory_gib": 23.5, "system": "Linux x86_64"},
             "versions": {"python": "3.11.7", "torch": "2.9.0"},
             "settings": {"threads": 1, "device": "cpu", "deterministic": True},
-            "numerics_version": 1,
+            "numerics_version": NUMERICS_VERSION,
             "git": {"commit": "abc", "dirty": False},
             "weights_sha256": "ab" * 32,
             "config_hash": "cd" * 32,
@@ -204,7 +206,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
         if key not in made:
             folder = tmp_path_factory.mktemp("study")
             files = write_cells(folder / "train", cells(**factors), diverges)
-            runs, epochs = maxpool.read_runs(files.metrics, files.records, files.benchmarks)
+            runs, epochs = maxpool.read_runs(files.cells, files.metrics, files.records, files.benchmarks)
             for name, table in (("runs", runs), ("epochs", epochs)):
                 table.to_csv(folder / f"{name}.csv", index=False)
             made[key] = Study(folder, files, read_table(folder / "runs.csv"), read_table(folder / "epochs.csv"))

@@ -22,8 +22,9 @@ def made(study):
 
 def test_the_tables_are_those_of_the_library(made, tmp_path: Path) -> None:
     outputs = {name: tmp_path / "new" / f"{name}.csv" for name in TABLES}
-    aggregate.aggregate(made.files.metrics, made.files.records, made.files.benchmarks, outputs)
-    runs, epochs = maxpool.read_runs(made.files.metrics, made.files.records, made.files.benchmarks)
+    files = (made.files.cells, made.files.metrics, made.files.records, made.files.benchmarks)
+    aggregate.aggregate(*files, outputs)
+    runs, epochs = maxpool.read_runs(*files)
     expected = {"runs": runs, "epochs": epochs, "summary": maxpool.summarize(runs), "costs": maxpool.costs(runs)}
     for name, table in expected.items():
         assert outputs[name].read_text() == table.to_csv(index=False)
@@ -34,7 +35,8 @@ def test_the_tables_are_those_of_the_library(made, tmp_path: Path) -> None:
 def arguments(made, folder: Path) -> dict:
     inputs = {"metrics": made.files.metrics, "records": made.files.records, "benchmarks": made.files.benchmarks}
     outputs = {name: folder / f"{name}.csv" for name in TABLES}
-    return {"input": inputs, "output": outputs, "log": [str(folder / "logs" / "job.log")]}
+    params = {"cells": [cell.to_dict() for cell in made.files.cells]}
+    return {"input": inputs, "output": outputs, "params": params, "log": [str(folder / "logs" / "job.log")]}
 
 
 def test_the_script_gathers_the_inputs_of_the_rule(made, run_script, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_text_says_what_the_runs_say(study, write_report) -> None:
         "8 runs of 40 reached a non-finite loss or weight.",
         f"The loss scaler skipped steps in {len(scaled)} runs ({sum(row['skipped_steps'] for row in scaled):,} of "
         f"{sum(row['steps'] for row in scaled):,} steps there)",
-        f"Precisions not run in this preset: {', '.join(left)}.",
+        f"No network was trained in: {', '.join(left)}.",
     ):
         assert sentence in page.text
 
@@ -237,6 +237,11 @@ def test_what_was_not_run_is_not_in_the_summary(study) -> None:
     runs = study(rule=["minimal", "hybrid-0.5-composed"], **one).runs
     composed = mean_percent(of_condition(runs, {"evaluation": "composed"}))
     assert sentences(runs) == [f"float16, SGD: composed hybrid {composed} at β = 0.5 (no run diverges)."]
+
+
+def test_diverged_native_runs_are_said(study) -> None:
+    runs = study(lambda cell: 1 if cell.seed == 0 else None, rule=["native"], normalization=["none"]).runs
+    assert sentences(runs)[0].endswith("(1 of 3 runs diverged).")
 
 
 def test_betas_at_which_runs_diverge_are_listed(study) -> None:

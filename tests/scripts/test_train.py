@@ -65,7 +65,7 @@ def test_a_cell_that_diverges_can_be_gathered(splits, tmp_path: Path) -> None:
     # What Snakemake writes for a job that ended before its first look.
     benchmark.write_text("s\th:m:s\tmax_rss\tmean_load\n0.5\t0:00:00\tNA\tNA\n")
     runs, epochs = maxpool.read_runs(
-        [tmp_path / "cell" / "metrics.csv"], [tmp_path / "cell" / "record.json"], [benchmark]
+        [made], [tmp_path / "cell" / "metrics.csv"], [tmp_path / "cell" / "record.json"], [benchmark]
     )
     (found,) = runs.to_dict("records")
     assert (found["diverged"], found["first_nonfinite_step"]) == (True, record["first_nonfinite_step"])

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import shutil
 
 import pandas as pd
 import pytest
+
+from .conftest import copy_project
 
 CONFIG = ("--configfile", "config/tiny.yaml")
 FIGURES = {"maxpool_accuracy_by_beta", "maxpool_accuracy", "maxpool_loss", "maxpool_tie_map"}
@@ -56,6 +59,9 @@ def test_a_second_run_does_nothing(finished):
         ("workflow/lib/nonsmooth/plotting.py", FIGURES | {"maxpool_summary"}),
         ("workflow/lib/nonsmooth/nonsmooth.mplstyle", FIGURES),
         ("workflow/scripts/maxpool/aggregate.py", {"maxpool_aggregate"}),
+        ("workflow/lib/nonsmooth/datasets.py", FIGURES | {"maxpool_summary"}),
+        ("workflow/lib/nonsmooth/ties.py", {"maxpool_ties", "maxpool_tie_map"}),
+        ("workflow/scripts/maxpool/ties.py", {"maxpool_ties", "maxpool_tie_map"}),
         ("workflow/report/maxpool/loss.rst", set()),
         ("workflow/scripts/maxpool/train.py", None),
         ("workflow/lib/nonsmooth/training.py", None),
@@ -71,7 +77,7 @@ def test_editing_code_redraws_and_never_retrains(finished, changed, expected):
     finally:
         path.write_text(original)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert not planned & {"maxpool_train", "prepare", "maxpool_ties"}
+    assert not planned & {"maxpool_train", "prepare"}
     if expected is None:
         assert planned == set()
     else:
@@ -110,6 +116,27 @@ def test_raising_the_numerics_version_retrains(finished):
         path.write_text(original)
     assert planned["maxpool_train"] == 2
     assert planned["maxpool_ties"] == 1
+
+
+def test_a_cell_trained_otherwise_is_an_error_when_snakemake_has_forgotten(tmp_path, tiny):
+    project = copy_project(tmp_path)
+    tiny["maxpool"]["train"][0].update(rule=["native"])
+    del tiny["maxpool"]["train"][0]["beta"], tiny["maxpool"]["train"][0]["evaluation"]
+    table = "results/tiny/maxpool/runs.csv"
+    project.snakemake(table, "--configfile", project.write_config(tiny))
+    shutil.rmtree(tmp_path / ".snakemake")
+    tiny["maxpool"]["train"][0]["epochs"] = 2
+    (tmp_path / table).unlink()
+    result = project.snakemake(table, "--configfile", project.write_config(tiny), check=False)
+    assert result.returncode != 0
+    assert "the cell was trained with epochs 1, not 2" in result.stdout
+
+
+def test_a_figure_that_the_preset_does_not_have_is_refused(finished):
+    target = "figures/tiny/maxpool/accuracy/mnist_5k/lenet5/adam/float16.pdf"
+    result = finished.snakemake(target, *CONFIG, "--dry-run", check=False)
+    assert result.returncode != 0
+    assert "maxpool_train" not in result.stdout
 
 
 def test_switching_presets_deletes_nothing(finished, tiny):

@@ -6,6 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 try:
     from nonsmooth import config as presets
+    from nonsmooth.datasets import DATASETS
     from nonsmooth.numerics import NUMERICS_VERSION
 except ImportError as error:
     raise WorkflowError(
@@ -60,6 +61,13 @@ def maxpool_cell(wildcards):
     return MAXPOOL_CELLS[path].to_dict()
 
 
+def maxpool_group(wildcards):
+    group = MAXPOOL_GROUP.format(**wildcards)
+    if group not in MAXPOOL_GROUPS:
+        raise ValueError(f"{group}: not in preset {RUN}, which has {', '.join(MAXPOOL_GROUPS)}")
+    return group
+
+
 def maxpool_figures():
     stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in ("accuracy", "loss") for group in MAXPOOL_GROUPS)]
     return stems + (["tie_map"] if MAXPOOL_TIES else [])
@@ -71,7 +79,7 @@ MAXPOOL_CAPTIONS = ["accuracy_by_beta", "accuracy", "loss", "tie_map", "summary"
 wildcard_constraints:
     run=RUN,
     split="train|test",
-    dataset="[a-z0-9_]+",
+    dataset="|".join(DATASETS),
     architecture=alternatives("architecture"),
     normalization=alternatives("normalization"),
     optimizer=alternatives("optimizer"),
@@ -126,7 +134,7 @@ onsuccess:
 
 onerror:
     print(
-        f"Stopped after {duration(time.time() - STARTED)}. What is finished is kept: correct the cause and run the same "
-        "command again.",
+        f"Stopped after {duration(time.time() - STARTED)}. What is finished is kept: if something failed, correct the "
+        "cause; then run the same command again.",
         flush=True,
     )

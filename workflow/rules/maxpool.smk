@@ -41,7 +41,7 @@ rule maxpool_aggregate:
         metrics=expand("results/{{run}}/maxpool/train/{cell}/metrics.csv", cell=MAXPOOL_CELLS),
         records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
         benchmarks=expand("benchmarks/{{run}}/maxpool/train/{cell}.tsv", cell=MAXPOOL_CELLS),
-        code=source("scripts/maxpool/aggregate.py") + library("maxpool", "rules", "cells"),
+        code=source("scripts/maxpool/aggregate.py") + library("maxpool", "rules", "cells", "numerics"),
     output:
         runs="results/{run}/maxpool/runs.csv",
         epochs="results/{run}/maxpool/epochs.csv",
@@ -52,6 +52,8 @@ rule maxpool_aggregate:
     resources:
         mem_mb=1500,
         runtime=10,
+    params:
+        cells=[cell.to_dict() for cell in MAXPOOL_CELLS.values()],
     message:
         "Gather all cells of {wildcards.run}"
     script:
@@ -62,7 +64,7 @@ rule maxpool_accuracy_by_beta:
     input:
         runs="results/{run}/maxpool/runs.csv",
         code=source("scripts/maxpool/accuracy_by_beta.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool"),
+        + library("plotting", "maxpool", "datasets"),
     output:
         **figure_files("maxpool/accuracy_by_beta", "maxpool/accuracy_by_beta", figure="all conditions"),
     log:
@@ -79,7 +81,8 @@ rule maxpool_accuracy_by_beta:
 rule maxpool_accuracy:
     input:
         runs="results/{run}/maxpool/runs.csv",
-        code=source("scripts/maxpool/accuracy.py", "lib/nonsmooth/nonsmooth.mplstyle") + library("plotting", "maxpool"),
+        code=source("scripts/maxpool/accuracy.py", "lib/nonsmooth/nonsmooth.mplstyle")
+        + library("plotting", "maxpool", "datasets"),
     output:
         **figure_files(
             f"maxpool/accuracy/{MAXPOOL_GROUP}",
@@ -94,6 +97,8 @@ rule maxpool_accuracy:
     resources:
         mem_mb=1000,
         runtime=5,
+    params:
+        group=maxpool_group,
     message:
         "Draw accuracy: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
     script:
@@ -103,7 +108,8 @@ rule maxpool_accuracy:
 rule maxpool_loss:
     input:
         epochs="results/{run}/maxpool/epochs.csv",
-        code=source("scripts/maxpool/loss.py", "lib/nonsmooth/nonsmooth.mplstyle") + library("plotting", "maxpool"),
+        code=source("scripts/maxpool/loss.py", "lib/nonsmooth/nonsmooth.mplstyle")
+        + library("plotting", "maxpool", "datasets"),
     output:
         **figure_files(
             f"maxpool/loss/{MAXPOOL_GROUP}",
@@ -118,6 +124,8 @@ rule maxpool_loss:
     resources:
         mem_mb=1000,
         runtime=5,
+    params:
+        group=maxpool_group,
     message:
         "Draw training loss: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
     script:
@@ -127,7 +135,7 @@ rule maxpool_loss:
 rule maxpool_summary:
     input:
         summary="results/{run}/maxpool/summary.csv",
-        code=source("scripts/maxpool/summary.py") + library("plotting"),
+        code=source("scripts/maxpool/summary.py") + library("plotting", "datasets"),
     output:
         csv=report(
             "figures/{run}/maxpool/summary.csv",
@@ -154,6 +162,7 @@ if MAXPOOL_TIES:
     rule maxpool_ties:
         input:
             ancient(f"data/prepared/{MAXPOOL_TIES['dataset']}/test.npy"),
+            code=source("scripts/maxpool/ties.py") + library("ties"),
         output:
             arrays="results/{run}/maxpool/ties.npz",
             counts="results/{run}/maxpool/ties.csv",
@@ -175,7 +184,7 @@ if MAXPOOL_TIES:
             arrays="results/{run}/maxpool/ties.npz",
             counts="results/{run}/maxpool/ties.csv",
             code=source("scripts/maxpool/tie_map.py", "lib/nonsmooth/nonsmooth.mplstyle")
-            + library("plotting", "precision"),
+            + library("plotting", "precision", "datasets"),
         output:
             **figure_files("maxpool/tie_map", "maxpool/tie_map", figure="ties in one image"),
         log:

@@ -12,7 +12,7 @@ rule report:
         records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
         captions=source(*(f"report/maxpool/{name}.rst" for name in MAXPOOL_CAPTIONS)),
         code=source("scripts/report/report.py", "lib/nonsmooth/templates/report.html.j2")
-        + library("report", "plotting", "maxpool", "precision"),
+        + library("report", "plotting", "maxpool", "precision", "datasets"),
     output:
         "figures/{run}/report.html",
     log:

@@ -1,6 +1,7 @@
 """The networks of the study, each with a MaxPool rule and optional batch normalization.
 
-To add one: a class with the constructor arguments of `LeNet5`, and a line in `ARCHITECTURES`.
+To add one: a class with the constructor arguments of `LeNet5`, a line in `ARCHITECTURES`, its name in
+`workflow/schemas/config.schema.yaml`, and its image size, if it has one, in `nonsmooth.config.IMAGE_SIZES`.
 """
 
 from __future__ import annotations

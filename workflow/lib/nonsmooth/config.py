@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -46,20 +47,20 @@ class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key and says what is allowed."""
 
 
-def read(path: str | Path, schema: str | Path) -> dict[str, Any]:
-    """The checked configuration in a YAML file, with defaults filled in."""
+def read(path: str | Path, schema: str | Path, needs_rates: bool = True) -> dict[str, Any]:
+    """The checked configuration in a YAML file, with defaults filled in; see `check`."""
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
     try:
-        return check(config, schema)
+        return check(config, schema, needs_rates)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def check(config: Any, schema: str | Path) -> dict[str, Any]:
-    """The configuration with top-level defaults filled in.
+def check(config: Any, schema: str | Path, needs_rates: bool = True) -> dict[str, Any]:
+    """The configuration with top-level defaults filled in; learning rates may be missing unless `needs_rates`.
 
     Raises ConfigError for the first problem found: an unknown key, a wrong type or value, an empty list,
     repeated entries, a combination that cannot be run, missing data files.
@@ -67,15 +68,20 @@ def check(config: Any, schema: str | Path) -> dict[str, Any]:
     _check_schema(config, schema)
     config = {**DEFAULTS, **config}
     _check_device(config)
-    cells = training_cells(config)
+    cells = training_cells(config, needs_rates)
     _check_data(config, cells)
     _check_ties(config)
     return config
 
 
-def training_cells(config: dict[str, Any]) -> list[TrainingCell]:
-    """Every cell of `maxpool.train`, in the order of the blocks; a cell that two blocks share comes once."""
+def training_cells(config: dict[str, Any], needs_rates: bool = True) -> list[TrainingCell]:
+    """Every cell of `maxpool.train`, in the order of the blocks; a cell that two blocks share comes once.
+
+    A missing learning rate is a ConfigError, or 0 unless `needs_rates`.
+    """
     rates = _learning_rates(config)
+    if not needs_rates:
+        rates = defaultdict(lambda: 0.0, rates)
     cells: dict[str, tuple[TrainingCell, str]] = {}
     for number, block in enumerate(config["maxpool"]["train"]):
         where = f"maxpool.train[{number}]"
@@ -125,12 +131,13 @@ def _block_cells(block: dict[str, Any], where: str, rates: dict[tuple, float]) -
                 f"{where}: architecture {values['architecture']} takes images of {needed}, dataset "
                 f"{values['dataset']} has {size}"
             )
-        rate = block.get("learning_rate", rates.get(condition))
-        if rate is None:
+        try:
+            rate = block["learning_rate"] if "learning_rate" in block else rates[condition]
+        except KeyError:
             raise ConfigError(
                 f"{where}.learning_rate: missing, and learning_rates has no entry for {', '.join(condition)}; give "
                 "one or the other (python -m nonsmooth.tuning --help searches for a rate)"
-            )
+            ) from None
         in_float16 = values["precision"] == "float16"
         for rule, seed in product(rule_names, block["seeds"]):
             yield TrainingCell(

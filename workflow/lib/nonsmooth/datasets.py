@@ -1,7 +1,8 @@
 """The image sets: where their bytes come from, how they are checked, and the prepared form that cells read.
 
 A prepared split is one NumPy file, a memory-mappable array of records with a uint8 `image` (C, H, W) and a
-uint8 `label`. To add a dataset: a reader and a line in `DATASETS`.
+uint8 `label`. To add a dataset: a reader, an entry in `DATASETS`, and its name
+in `workflow/schemas/config.schema.yaml`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ class Dataset:
 
     Attributes:
         title: name for readers.
+        num_classes: number of labels, from 0.
         sizes: number of images per split.
         shape: (C, H, W).
         mean, std: per channel, for normalising values in [0, 1].
         sha256: per split, of the image bytes (N, C, H, W) followed by the label bytes.
         read: returns images and labels of a split from a path (None for an embedded dataset).
         files: what has to lie at the path, per split; empty for an embedded dataset.
+        source: where a person gets the files.
     """
 
     title: str

@@ -22,6 +22,9 @@ def job_log(path: str | Path) -> Iterator[None]:
     )
     try:
         yield
+    except KeyboardInterrupt:
+        logging.warning("interrupted")
+        raise SystemExit(130) from None
     except Exception as error:
         logging.exception("failed")
         print(f"{type(error).__name__}: {' '.join(str(error).split())} (details: {path})", file=sys.stderr)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import read_json
+from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
 # What tells one condition from another; runs of a condition differ by their seed.
@@ -18,7 +19,7 @@ CONDITION = ("dataset", "architecture", "normalization", "optimizer", "precision
 # What the tables take from the files of a cell.
 MEASURED = ("epoch", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "images_per_second")
 RECORDED = {"cell", "diverged", "first_nonfinite_step", "steps", "skipped_steps", "epochs_run", "device",
-            "weights_sha256", "config_hash", "git"}  # fmt: skip
+            "weights_sha256", "config_hash", "git", "numerics_version"}  # fmt: skip
 REMEDY = "delete it and run snakemake again"
 
 # The published experiments (figures and tables) of the study.
@@ -37,20 +38,29 @@ EXPERIMENTS = {
 
 
 def read_runs(
-    metrics: Iterable[str | Path], records: Iterable[str | Path], benchmarks: Iterable[str | Path]
+    cells: Iterable[TrainingCell],
+    metrics: Iterable[str | Path],
+    records: Iterable[str | Path],
+    benchmarks: Iterable[str | Path],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per run, and one row per run and epoch, from the files of the cells, in the same order.
 
     The column `epochs` of both is what was asked for; a run whose weights are not finite stops before it.
 
-    Raises ValueError that names a file that cannot be read, or lacks what a cell writes into it.
+    Raises ValueError that names a file that cannot be read, lacks what a cell writes into it, or is of a cell that
+    was trained with other settings or another numerics version: Snakemake forgets them if its folder is deleted.
     """
     runs, epochs = [], []
-    for metrics_path, record_path, benchmark_path in zip(metrics, records, benchmarks, strict=True):
+    for wanted, metrics_path, record_path, benchmark_path in zip(cells, metrics, records, benchmarks, strict=True):
         record = read_json(record_path)
         if not (isinstance(record, dict) and record.keys() >= RECORDED):
             raise ValueError(f"{record_path}: not the record of a cell; {REMEDY}")
         cell = TrainingCell.from_dict(record["cell"])
+        asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
+        trained = {**cell.to_dict(), "numerics_version": record["numerics_version"]}
+        differing = [f"{key} {trained[key]}, not {asked[key]}" for key in asked if trained[key] != asked[key]]
+        if differing:
+            raise ValueError(f"{record_path}: the cell was trained with {'; '.join(differing)}; {REMEDY}")
         rows = _read_table(metrics_path, MEASURED)
         if len(rows) != record["epochs_run"]:
             raise ValueError(

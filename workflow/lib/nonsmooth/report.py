@@ -47,12 +47,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report; `numeric` columns are right-aligned."""
+    """A table of the report, the command that remakes it (if one does) and its files."""
 
     title: str
     data: pd.DataFrame
     caption: str
-    command: str
+    command: str = ""
     files: tuple[str, ...] = ()
     collapsed: bool = False
 
@@ -114,7 +114,7 @@ def render(preset: str, summary: list[str], sections: list[Section], provenance:
 
 
 def combined_provenance(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Versions, machines, devices, commits and flags of all cells; several values where cells differ."""
+    """Versions, machines, devices, commits and settings of all cells; several values where cells differ."""
 
     def distinct(key) -> list[str]:
         return sorted({str(key(record)) for record in records})

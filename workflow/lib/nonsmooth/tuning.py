@@ -68,10 +68,18 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    config = read(arguments.config, arguments.schema)
+    try:
+        search_all(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(1, f"{error}\n")
+
+
+def search_all(arguments: argparse.Namespace) -> None:
+    """Search for every condition of a preset, and print each result as soon as it is there."""
+    config = read(arguments.config, arguments.schema, needs_rates=False)
     settings = training.Settings(config["device"], config["threads"], config["deterministic"])
     conditions: dict[tuple, TrainingCell] = {}
-    for cell in training_cells(config):
+    for cell in training_cells(config, needs_rates=False):
         conditions.setdefault(tuple(getattr(cell, factor) for factor in CONDITION), replace(cell, seed=0))
     for condition, cell in conditions.items():
         path = f"{arguments.prepared}/{cell.dataset}/train.npy"

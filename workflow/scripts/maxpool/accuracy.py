@@ -43,7 +43,7 @@ def plot(runs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str])
         axis.grid(axis="x", visible=False)
     # Where every run learns, the whole range would hide how they differ.
     lowest = data.accuracy_percent.min()
-    axes[0, 0].set_ylim(*((0, 104) if lowest < 50 else (5 * (lowest // 5), 100.5)))
+    axes[0, 0].set_ylim(*((0, 104) if lowest < 50 else (5 * ((lowest - 1) // 5), 100.5)))
     axes[0, 0].set_ylabel("test accuracy, last epoch (%)")
     handles = [
         plt.Line2D([], [], color=plotting.COLOURS[name], marker="o", markersize=4, label=name) for name in families

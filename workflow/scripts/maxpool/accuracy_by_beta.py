@@ -40,6 +40,8 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
             axis = axes[block * len(normalizations) + position, column]
             part = maxpool.select(data, {**dict(zip(PANEL, panel, strict=True)), "normalization": normalization})
             for family, offset in offsets.items():
+                if families != ["native"] and family not in set(part.rule.map(plotting.rule_family)):
+                    continue
                 rules = part[part.rule.map(plotting.rule_family).isin(["native", "minimal", family])]
                 draw_line(axis, rules.sort_values("beta"), positions, family, offset)
             axis.set(xlim=(-0.5, len(positions) - 0.5), ylim=(0, 104))
@@ -66,7 +68,8 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     names = {f"{plotting.word(panel[1])} on {plotting.word(panel[0])}" for panel in panels}
-    what = f"mean and range of {plotting.run_count(data.runs)}"
+    count = plotting.run_count(data.runs)
+    what = count if count == "1 run" else f"mean and range of {count}"
     figure.suptitle(f"{names.pop()}: {what}" if len(names) == 1 else what.capitalize(), fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 

@@ -1,12 +1,13 @@
 """Gather all cells into one table of runs, one of epochs, the summary and the costs."""
 
 from nonsmooth import maxpool
+from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 
 
-def aggregate(metrics, records, benchmarks, outputs) -> None:
-    runs, epochs = maxpool.read_runs(metrics, records, benchmarks)
+def aggregate(cells, metrics, records, benchmarks, outputs) -> None:
+    runs, epochs = maxpool.read_runs(cells, metrics, records, benchmarks)
     tables = {"runs": runs, "epochs": epochs, "summary": maxpool.summarize(runs), "costs": maxpool.costs(runs)}
     for name, table in tables.items():
         with atomic(outputs[name]) as temporary:
@@ -16,5 +17,9 @@ def aggregate(metrics, records, benchmarks, outputs) -> None:
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         aggregate(
-            snakemake.input.metrics, snakemake.input.records, snakemake.input.benchmarks, dict(snakemake.output.items())
+            [TrainingCell.from_dict(cell) for cell in snakemake.params.cells],
+            snakemake.input.metrics,
+            snakemake.input.records,
+            snakemake.input.benchmarks,
+            dict(snakemake.output.items()),
         )

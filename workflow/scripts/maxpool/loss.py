@@ -45,6 +45,7 @@ def plot(epochs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str
                           color="#B00020")  # fmt: skip
             axis.set_title(f"{evaluation}, {plotting.word(normalization)}", pad=15)
             axis.set_yscale("log")
+            axis.set_xlim(0.5, data.epoch.max() + 0.5)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(which="minor", visible=False)
     for axis in axes[-1]:
@@ -86,7 +87,8 @@ def summarize(epochs: pd.DataFrame) -> pd.DataFrame:
 
 def draw_mean(axis, line: pd.DataFrame, colour, width: float) -> None:
     """Mean and one standard deviation over runs."""
-    axis.plot(line.epoch, line["mean"], color=colour, linewidth=width)
+    marker = "o" if len(line) == 1 else None  # one epoch is no line
+    axis.plot(line.epoch, line["mean"], marker=marker, color=colour, linewidth=width)
     deviation = line["std"].fillna(0)
     low = (line["mean"] - deviation).clip(lower=line["mean"].min() / 10)
     axis.fill_between(line.epoch, low, line["mean"] + deviation, color=colour, alpha=0.15, linewidth=0)

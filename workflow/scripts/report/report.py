@@ -68,7 +68,7 @@ def conditions_sentence(runs: pd.DataFrame) -> str:
     betas = ", ".join(map(plotting.beta_label, sorted(runs.beta.unique())))
     return (
         f"{words(len(runs), 'training run')}: {values('architecture')} on {values('dataset')}; "
-        f"{values('normalization')}; {values('optimizer')}; {values('precision')}; β = {betas}; "
+        f"{values('normalization')}; {values('optimizer')}; {values('precision')}; β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{betas}; "
         f"{seeds} {'seed' if seeds == '1' else 'seeds'} per condition; {epochs} {'epoch' if epochs == '1' else 'epochs'}, "
         f"batch size {', '.join(map(str, runs.batch_size.unique()))}. "
         "Runs with one seed start from the same weights and see the same batches, whatever their rule and precision. "
@@ -108,10 +108,13 @@ def diverged_section(runs: pd.DataFrame, options: str, run: str) -> Section:
     lost = runs[runs.diverged]
     skipped = runs[(runs.skipped_steps > 0)]
     section = Section("What diverged")
-    section.paragraphs.append(
-        f"{words(len(lost), 'run')} of {len(runs)} reached a non-finite loss or weight. They are results: each keeps "
-        "the accuracy that its weights score (non-finite outputs predict class 0) and is in every mean."
-    )
+    if lost.empty:
+        section.paragraphs.append(f"No run of {len(runs)} reached a non-finite loss or weight.")
+    else:
+        section.paragraphs.append(
+            f"{words(len(lost), 'run')} of {len(runs)} reached a non-finite loss or weight. They are results: each keeps "
+            "the accuracy that its weights score (non-finite outputs predict class 0) and is in every mean."
+        )
     if len(skipped):
         section.paragraphs.append(
             f"The loss scaler skipped steps in {words(len(skipped), 'run')} "
@@ -137,17 +140,18 @@ def left_out_section(runs: pd.DataFrame, has_ties: bool) -> Section:
     )
     precisions = [name for name in PRECISIONS if name not in set(runs.precision)]
     section = Section("What this preset left out", tables=[
-        Table("Published experiments not run in this preset", left, "Nothing is filled in for them.", "not available")])  # fmt: skip
+        Table("Published experiments not run in this preset", left, "Nothing is filled in for them.")])  # fmt: skip
     if precisions:
-        section.paragraphs.append(f"Precisions not run in this preset: {', '.join(precisions)}.")
+        section.paragraphs.append(f"No network was trained in: {', '.join(precisions)}.")
     return section
 
 
 def summary_sentences(runs: pd.DataFrame) -> list[str]:
     """Per optimizer and precision: accuracy of native and of the largest betas, and at which betas runs diverge."""
-    minutes = words(round(runs.job_seconds.sum() / 60), "minute")
+    seconds = runs.job_seconds.sum()
+    time = words(round(seconds / 60), "minute") if seconds >= 60 else words(round(seconds), "second")
     sentences = [
-        f"{words(len(runs), 'run')}, of which {len(runs[runs.diverged])} diverged; {minutes} of jobs. Mean test accuracy "
+        f"{words(len(runs), 'run')}, of which {len(runs[runs.diverged])} diverged; {time} of jobs. Mean test accuracy "
         "after the last epoch:"
     ]
     for (optimizer, precision), part in runs.groupby(["optimizer", "precision"], sort=False):
@@ -156,14 +160,23 @@ def summary_sentences(runs: pd.DataFrame) -> list[str]:
         }
         largest = {name: hybrid[hybrid.beta == hybrid.beta.max()] for name, hybrid in hybrids.items()}
         compared = alike(pd.concat([part[part.rule == "native"], *largest.values()]))
-        phrases = [f"native {percent(compared[compared.rule == 'native'])}"] if "native" in set(compared.rule) else []
+        native = compared[compared.rule == "native"]
+        phrases = [f"native {percent(native)}"] if len(native) else []
+        if native.diverged.any():
+            phrases[0] += f" ({native.diverged.sum()} of {words(len(native), 'run')} diverged)"
         for evaluation, hybrid in hybrids.items():
             at_largest = compared[compared.evaluation == evaluation]
             lost = [plotting.beta_label(beta) for beta in sorted(hybrid.beta[hybrid.diverged].unique())]
-            when = f"runs diverge at β = {', '.join(lost)}" if lost else "no run diverges"
+            when = (
+                f"runs diverge at β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{', '.join(lost)}"
+                if lost
+                else "no run diverges"
+            )
             if len(at_largest):
                 beta = plotting.beta_label(hybrid.beta.max())
-                phrases.append(f"{evaluation} hybrid {percent(at_largest)} at β = {beta} ({when})")
+                phrases.append(
+                    f"{evaluation} hybrid {percent(at_largest)} at β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{beta} ({when})"
+                )
         if phrases:
             sentences.append(f"{precision}, {plotting.word(optimizer)}: {'; '.join(phrases)}.")
     return sentences
