@@ -21,6 +21,7 @@ rule report:
         mem_mb=1000,
         runtime=5,
     params:
+        # Not read: another configuration is another report.
         config=config,
         config_files=list(map(os.path.relpath, CONFIG_FILES)),
     message:
