@@ -98,7 +98,7 @@ def test_panels_and_axes_are_named(drawn: Drawn) -> None:
             labels = [label.get_text() for label in axes.get_xticklabels()]
             assert labels == [plotting.beta_label(beta) for beta in sorted(set(drawn.study.runs.beta))]
     runs = drawn.study.runs.seed.nunique()
-    what = f"mean and range of {runs} {'run' if runs == 1 else 'runs'}"
+    what = "1 run" if runs == 1 else f"mean and range of {runs} runs"
     assert drawn.figure.get_suptitle() == (
         what.capitalize() if several else f"LeNet-5 on {plotting.word('mnist_5k')}: {what}"
     )

@@ -199,7 +199,7 @@ def test_figures_are_in_their_chapters_with_how_to_remake_them(study, write_repo
 def test_the_default_preset_needs_no_option(study, write_report) -> None:
     page = write_report(study(no_cell_diverges, **FACTORS), ["config/config.yaml"])
     assert "--configfile" not in page.text
-    assert "0 runs of 40 reached" in page.text
+    assert "No run of 40 reached" in page.text
     assert "Diverged runs" not in page.sections["What diverged"]
 
 
