@@ -260,63 +260,39 @@ class _ExactMaxPool2d(torch.autograd.Function):
     def backward(ctx, grad: Tensor | None, _):
         if grad is None:
             return None, None, None
-        return _TransposedJacobian.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta), None, None
+        return _JacobianProduct.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta, True), None, None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
         if tangent is None:
             return None, None
-        return _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta), None
+        return _JacobianProduct.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta, False), None
 
 
-class _TransposedJacobian(torch.autograd.Function):
-    """Gradient of the output, shaped like the output, to gradient of the input."""
+class _JacobianProduct(torch.autograd.Function):
+    """The Jacobian times a tangent of the input, or its transpose times a gradient of the output."""
 
     @staticmethod
-    def forward(grad, input, output, indices, geometry, beta) -> Tensor:
-        return _transposed_jacobian(grad, input, output, indices, *geometry[:4], beta)
+    def forward(operand, input, output, indices, geometry, beta, transposed) -> Tensor:
+        product = _transposed_jacobian if transposed else _jacobian
+        return product(operand, input, output, indices, *geometry[:4], beta)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        _, input, values, indices, ctx.geometry, ctx.beta = inputs
+        _, input, values, indices, *ctx.settings, ctx.transposed = inputs
         ctx.save_for_backward(input, values, indices)
         ctx.save_for_forward(input, values, indices)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        product = _Jacobian.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta)
-        return product, None, None, None, None, None
+        product = _JacobianProduct.apply(grad, *ctx.saved_tensors, *ctx.settings, not ctx.transposed)
+        return product, None, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
         if tangent is None:
             return None
-        return _TransposedJacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
-
-
-class _Jacobian(torch.autograd.Function):
-    """Tangent of the input to tangent of the output: the transpose of `_TransposedJacobian`."""
-
-    @staticmethod
-    def forward(tangent, input, output, indices, geometry, beta) -> Tensor:
-        return _jacobian(tangent, input, output, indices, *geometry[:4], beta)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        _, input, values, indices, ctx.geometry, ctx.beta = inputs
-        ctx.save_for_backward(input, values, indices)
-        ctx.save_for_forward(input, values, indices)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        product = _TransposedJacobian.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta)
-        return product, None, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx, tangent: Tensor | None, *_):
-        if tangent is None:
-            return None
-        return _Jacobian.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+        return _JacobianProduct.apply(tangent, *ctx.saved_tensors, *ctx.settings, ctx.transposed)
 
 
 # Custom operators, so that their inner arithmetic, which is in float64, is one operation to anything that
