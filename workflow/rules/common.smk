@@ -40,11 +40,7 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 MAXPOOL_CELLS = {cell.path: cell for cell in presets.training_cells(config)}
 MAXPOOL_CELL = "{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/seed{seed}"
 MAXPOOL_GROUP = "{dataset}/{architecture}/{optimizer}/{precision}"
-MAXPOOL_GROUPS = list(
-    dict.fromkeys(
-        f"{cell.dataset}/{cell.architecture}/{cell.optimizer}/{cell.precision}" for cell in MAXPOOL_CELLS.values()
-    )
-)
+MAXPOOL_GROUPS = list(dict.fromkeys(MAXPOOL_GROUP.format(**cell.factors) for cell in MAXPOOL_CELLS.values()))
 MAXPOOL_TIES = config["maxpool"].get("ties")
 FIGURE_FORMATS = ["pdf", "svg", "png", "csv"]
 
@@ -99,7 +95,6 @@ def library(*modules):
 
 def figure_files(stem, caption, **labels):
     """Outputs of a figure: pdf, svg and png, and the plotted data; the svg is in Snakemake's report."""
-    category, *rest = stem.split("/")
     path = f"figures/{{run}}/{stem}"
     return {
         "pdf": f"{path}.pdf",
@@ -107,7 +102,7 @@ def figure_files(stem, caption, **labels):
         "svg": report(
             f"{path}.svg",
             caption=f"../report/{caption}.rst",
-            category=category,
+            category=stem.split("/")[0],
             subcategory=caption.split("/")[-1],
             labels=labels,
         ),

@@ -15,6 +15,8 @@ from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
 # What tells one condition from another; runs of a condition differ by their seed.
 CONDITION = ("dataset", "architecture", "normalization", "optimizer", "precision", "rule")
+# What has a figure of its own, with and without normalization and for all rules.
+GROUP = ("dataset", "architecture", "optimizer", "precision")
 
 # What the tables take from the files of a cell.
 MEASURED = ("epoch", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "images_per_second")
@@ -129,7 +131,7 @@ def costs(runs: pd.DataFrame) -> pd.DataFrame:
     process start included; `peak_memory_mib` is the largest.
     """
     return (
-        runs.groupby(["dataset", "architecture", "optimizer", "precision"], sort=False)
+        runs.groupby(list(GROUP), sort=False)
         .agg(
             runs=("seed", "size"),
             epochs=("epochs", "max"),

@@ -72,9 +72,8 @@ def count_diverged(axis, data: pd.DataFrame, lost: list[str], is_first: bool) ->
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        factors = ("dataset", "architecture", "optimizer", "precision")
         plot(
             pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=[""]),
-            {factor: snakemake.wildcards[factor] for factor in factors},
+            {factor: snakemake.wildcards[factor] for factor in maxpool.GROUP},
             dict(snakemake.output.items()),
         )

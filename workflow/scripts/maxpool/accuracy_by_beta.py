@@ -6,7 +6,6 @@ import pandas as pd
 from nonsmooth import maxpool, plotting
 from nonsmooth.joblog import job_log
 
-PANEL = ("dataset", "architecture", "optimizer", "precision")
 # Panels side by side; more of them go below, so that the text of a wide preset stays readable on a page.
 COLUMNS = 4
 MARKERS = {"native": "o", "exact": "o", "composed": "s"}
@@ -18,13 +17,13 @@ LABELS = {
 
 
 def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
-    panels = maxpool.conditions(runs, PANEL)
+    panels = maxpool.conditions(runs, maxpool.GROUP)
     normalizations = list(runs.normalization.unique())
     # Without hybrid rules there is one line, of native and minimal.
     families = [name for name in ("exact", "composed") if name in set(runs.evaluation)] or ["native"]
     offsets = {name: 0.24 * (number - (len(families) - 1) / 2) for number, name in enumerate(families)}
     positions = plotting.beta_axis(runs.beta)
-    data = runs.groupby([*PANEL, "normalization", "rule", "beta"], sort=False).agg(
+    data = runs.groupby([*maxpool.GROUP, "normalization", "rule", "beta"], sort=False).agg(
         mean=("test_accuracy", "mean"), min=("test_accuracy", "min"), max=("test_accuracy", "max"),
         runs=("seed", "size"), diverged=("diverged", "sum"),
     ).reset_index()  # fmt: skip
@@ -38,7 +37,9 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
         block, column = divmod(number, columns)
         for position, normalization in enumerate(normalizations):
             axis = axes[block * len(normalizations) + position, column]
-            part = maxpool.select(data, {**dict(zip(PANEL, panel, strict=True)), "normalization": normalization})
+            part = maxpool.select(
+                data, {**dict(zip(maxpool.GROUP, panel, strict=True)), "normalization": normalization}
+            )
             for family, offset in offsets.items():
                 if families != ["native"] and family not in set(part.rule.map(plotting.rule_family)):
                     continue

@@ -106,9 +106,8 @@ def draw_runs(axis, epochs: pd.DataFrame, colour) -> None:
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        factors = ("dataset", "architecture", "optimizer", "precision")
         plot(
             pd.read_csv(snakemake.input.epochs, keep_default_na=False, na_values=["", "nan"]),
-            {factor: snakemake.wildcards[factor] for factor in factors},
+            {factor: snakemake.wildcards[factor] for factor in maxpool.GROUP},
             dict(snakemake.output.items()),
         )
