@@ -4,6 +4,7 @@
 rule benchmark:
     input:
         f"results/{RUN}/benchmark/training_step.csv",
+        f"results/{RUN}/benchmark/architectures.csv",
     message:
         "All benchmarks are there"
 
@@ -24,3 +25,21 @@ rule benchmark_training_step:
         "Time training steps on this machine"
     script:
         "../scripts/benchmark/training_step.py"
+
+
+rule benchmark_architectures:
+    output:
+        "results/{run}/benchmark/architectures.csv",
+    log:
+        "logs/{run}/benchmark/architectures.log",
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+        gpu=CELL_GPUS,
+    params:
+        settings=SETTINGS,
+    message:
+        "Time a training step of every architecture on this machine"
+    script:
+        "../scripts/benchmark/architectures.py"

@@ -1,12 +1,16 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
+import glob
 import os
+import re
 import time
 
 from snakemake.exceptions import WorkflowError
 
 try:
     from nonsmooth import config as presets
+    from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH
     from nonsmooth.datasets import DATASETS
+    from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
 except ImportError as error:
     raise WorkflowError(
@@ -14,16 +18,20 @@ except ImportError as error:
         "`pip install -r requirements.txt && pip install --no-deps -e .`"
     )
 
-SCHEMA = os.path.join(workflow.basedir, "workflow/schemas/config.schema.yaml")
 CONFIG_FILES = [str(path) for path in workflow.overwrite_configfiles] or ["config/config.yaml"]
+OVERRIDES = dict(workflow.config_settings.config)
 
 try:
-    config = presets.check(config, SCHEMA)
+    config = presets.check(presets.with_overrides(config, OVERRIDES))
 except presets.ConfigError as error:
-    raise WorkflowError(f"{' + '.join(map(os.path.relpath, CONFIG_FILES))}: {error}")
+    where = " + ".join(map(os.path.relpath, CONFIG_FILES)) + (" + --config" if OVERRIDES else "")
+    raise WorkflowError(f"{where}: {error}")
 
 RUN = config["run"]
 SETTINGS = {key: config[key] for key in ("device", "threads", "deterministic")}
+
+for notice in presets.left_out(config).values():
+    logger.warning(notice)
 
 if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
     raise WorkflowError(
@@ -38,49 +46,81 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 
 
 MAXPOOL_CELLS = {cell.path: cell for cell in presets.training_cells(config)}
-MAXPOOL_CELL = "{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/seed{seed}"
-MAXPOOL_GROUP = "{dataset}/{architecture}/{optimizer}/{precision}"
-MAXPOOL_GROUPS = list(dict.fromkeys(MAXPOOL_GROUP.format(**cell.factors) for cell in MAXPOOL_CELLS.values()))
+MAXPOOL_PRIORITIES = {cell.path: priority for cell, priority in presets.priorities(config).items()}
+MAXPOOL_SETUPS = presets.search_cells(config)
+MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
+SPLITS = presets.splits(config, MAXPOOL_CELLS.values())
 FIGURE_FORMATS = ["pdf", "svg", "png", "csv"]
+TABLE_FORMATS = ["csv", "md", "tex"]
 
 
 def alternatives(factor):
     """The values of a factor in this preset, as a regular expression."""
-    return "|".join(sorted({str(getattr(cell, factor)) for cell in MAXPOOL_CELLS.values()}))
+    cells = [*MAXPOOL_CELLS.values(), *MAXPOOL_SETUPS.values()]
+    return "|".join(sorted({re.escape(cell.wildcards[factor]) for cell in cells}))
 
 
 def maxpool_cell(wildcards):
-    path = MAXPOOL_CELL.format(**wildcards)
+    path = PATH.format(**wildcards)
     if path not in MAXPOOL_CELLS:
         raise ValueError(f"{path}: not a cell of preset {RUN}; add it to maxpool.train in the configuration")
-    return MAXPOOL_CELLS[path].to_dict()
+    return MAXPOOL_CELLS[path]
+
+
+def maxpool_search(cell):
+    """The path of the search that finds a cell's learning rate."""
+    return presets.searched_cell(cell, presets.search_settings(config)).condition_path
+
+
+MAXPOOL_SEARCHES = {
+    path: MAXPOOL_SETUPS[path]
+    for path in dict.fromkeys(maxpool_search(cell) for cell in MAXPOOL_CELLS.values() if cell.learning_rate == SEARCH)
+}
 
 
 def maxpool_group(wildcards):
-    group = MAXPOOL_GROUP.format(**wildcards)
+    group = GROUP_PATH.format(**wildcards)
     if group not in MAXPOOL_GROUPS:
         raise ValueError(f"{group}: not in preset {RUN}, which has {', '.join(MAXPOOL_GROUPS)}")
-    return group
+    return {factor: getattr(MAXPOOL_GROUPS[group], factor) for factor in GROUP}
+
+
+def prepared(dataset, split):
+    return ancient(f"data/prepared/{dataset}/{split}.npy")
+
+
+def cell_threads(wildcards):
+    """Threads that compute, and processes that decode images where they are read while training."""
+    return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)
+
+
+HAS_GPU = bool(glob.glob("/dev/nvidia[0-9]*"))
+# One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.
+CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" and HAS_GPU) else 0
+
+
+MAXPOOL_GROUP_FIGURES = ["accuracy", "accuracy_by_epoch", "loss"]
 
 
 def maxpool_figures():
-    stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in ("accuracy", "loss") for group in MAXPOOL_GROUPS)]
+    stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in MAXPOOL_GROUP_FIGURES for group in MAXPOOL_GROUPS)]
     return stems + (["tie_map"] if MAXPOOL_TIES else [])
 
 
-MAXPOOL_CAPTIONS = ["accuracy_by_beta", "accuracy", "loss", "tie_map", "summary"]
+MAXPOOL_CAPTIONS = ["accuracy_by_beta", *MAXPOOL_GROUP_FIGURES, "tie_map", "summary", "published"]
 
 
 wildcard_constraints:
     run=RUN,
-    split="train|test",
+    split="|".join(sorted({split for dataset in DATASETS.values() for split in dataset.sizes})),
     dataset="|".join(DATASETS),
     architecture=alternatives("architecture"),
     normalization=alternatives("normalization"),
     optimizer=alternatives("optimizer"),
     precision=alternatives("precision"),
-    rule="[a-z0-9.+-]+",
+    rule="[a-z0-9_.+-]+",
+    relu_derivative=alternatives("relu_derivative"),
     seed="[0-9]+",
 
 
@@ -107,6 +147,22 @@ def figure_files(stem, caption, **labels):
             labels=labels,
         ),
         "csv": f"{path}.csv",
+    }
+
+
+def table_files(name, label):
+    """Outputs of a table for readers; the CSV is in Snakemake's report."""
+    path = f"figures/{{run}}/maxpool/{name}"
+    return {
+        f"{name}_csv": report(
+            f"{path}.csv",
+            caption=f"../report/maxpool/{name}.rst",
+            category="maxpool",
+            subcategory="tables",
+            labels={"table": label},
+        ),
+        f"{name}_md": f"{path}.md",
+        f"{name}_tex": f"{path}.tex",
     }
 
 

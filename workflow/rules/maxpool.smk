@@ -5,33 +5,125 @@
 rule maxpool:
     input:
         expand("figures/{run}/maxpool/{stem}.{format}", run=RUN, stem=maxpool_figures(), format=FIGURE_FORMATS),
-        expand("figures/{run}/maxpool/summary.{format}", run=RUN, format=["csv", "md", "tex"]),
+        expand("figures/{run}/maxpool/{table}.{format}", run=RUN, table=["summary", "published"], format=TABLE_FORMATS),
     message:
         "All figures and tables of the MaxPool study are there"
 
 
-# Expensive: no module is an input, so that only another cell, another setting or a raised numerics version trains.
+# Expensive rules have no module as input, so that only another cell, another setting or a raised numerics version runs
+# them again.
+
+
+rule maxpool_search:
+    input:
+        lambda wildcards: prepared(wildcards.dataset, MAXPOOL_SETUPS[CONDITION_PATH.format(**wildcards)].train_split),
+    output:
+        trials=f"results/{{run}}/maxpool/search/{CONDITION_PATH}/trials.csv",
+        chosen=f"results/{{run}}/maxpool/search/{CONDITION_PATH}/chosen.json",
+    log:
+        f"logs/{{run}}/maxpool/search/{CONDITION_PATH}.log",
+    benchmark:
+        f"benchmarks/{{run}}/maxpool/search/{CONDITION_PATH}.tsv"
+    # Every cell of a set-up waits for its search.
+    priority: 1000
+    threads: cell_threads
+    resources:
+        mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
+        runtime=1440,
+        gpu=CELL_GPUS,
+    params:
+        cell=lambda wildcards: MAXPOOL_SETUPS[CONDITION_PATH.format(**wildcards)].to_dict(),
+        trials=presets.search_settings(config)["trials"],
+        settings=SETTINGS,
+        # Not an output, which Snakemake would delete when a job is interrupted.
+        journal=lambda wildcards, output: f"{os.path.dirname(output.chosen)}/trials.journal",
+        numerics_version=NUMERICS_VERSION,
+    message:
+        "Search the learning rate of {wildcards.architecture} on {wildcards.dataset}: {wildcards.normalization}, {wildcards.optimizer}, {wildcards.precision}"
+    script:
+        "../scripts/maxpool/search.py"
+
+
+# The searches that cells of the preset wait for.
+rule maxpool_searches:
+    input:
+        trials=expand("results/{{run}}/maxpool/search/{path}/trials.csv", path=MAXPOOL_SEARCHES),
+        chosen=expand("results/{{run}}/maxpool/search/{path}/chosen.json", path=MAXPOOL_SEARCHES),
+        code=source("scripts/maxpool/learning_rates.py") + library("cells"),
+    output:
+        trials="results/{run}/maxpool/searches.csv",
+        entries="results/{run}/maxpool/searches.yaml",
+    log:
+        "logs/{run}/maxpool/searches.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        cells=[cell.to_dict() for cell in MAXPOOL_SEARCHES.values()],
+    message:
+        "Gather the searches for learning rates"
+    script:
+        "../scripts/maxpool/learning_rates.py"
+
+
+# A rate for every set-up of the preset, to be copied into a configuration: `snakemake learning_rates`.
+rule learning_rates:
+    input:
+        f"results/{RUN}/maxpool/learning_rates.yaml",
+    message:
+        "The learning rates are in {input}"
+
+
+# Searches for every set-up, also for those whose rate is given.
+rule maxpool_learning_rates:
+    input:
+        trials=expand("results/{{run}}/maxpool/search/{path}/trials.csv", path=MAXPOOL_SETUPS),
+        chosen=expand("results/{{run}}/maxpool/search/{path}/chosen.json", path=MAXPOOL_SETUPS),
+        code=source("scripts/maxpool/learning_rates.py") + library("cells"),
+    output:
+        trials="results/{run}/maxpool/learning_rates.csv",
+        entries="results/{run}/maxpool/learning_rates.yaml",
+    log:
+        "logs/{run}/maxpool/learning_rates.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        cells=[cell.to_dict() for cell in MAXPOOL_SETUPS.values()],
+    message:
+        "Gather the learning rates that were found"
+    script:
+        "../scripts/maxpool/learning_rates.py"
+
+
 rule maxpool_train:
     input:
-        train=ancient("data/prepared/{dataset}/train.npy"),
-        test=ancient("data/prepared/{dataset}/test.npy"),
+        train=lambda wildcards: prepared(wildcards.dataset, maxpool_cell(wildcards).train_split),
+        test=lambda wildcards: prepared(wildcards.dataset, "test"),
+        search=lambda wildcards: (
+            [f"results/{RUN}/maxpool/search/{maxpool_search(maxpool_cell(wildcards))}/chosen.json"]
+            if maxpool_cell(wildcards).learning_rate == SEARCH
+            else []
+        ),
     output:
-        metrics=f"results/{{run}}/maxpool/train/{MAXPOOL_CELL}/metrics.csv",
-        record=f"results/{{run}}/maxpool/train/{MAXPOOL_CELL}/record.json",
+        metrics=f"results/{{run}}/maxpool/train/{PATH}/metrics.csv",
+        record=f"results/{{run}}/maxpool/train/{PATH}/record.json",
     log:
-        f"logs/{{run}}/maxpool/train/{MAXPOOL_CELL}.log",
+        f"logs/{{run}}/maxpool/train/{PATH}.log",
     benchmark:
-        f"benchmarks/{{run}}/maxpool/train/{MAXPOOL_CELL}.tsv"
-    threads: SETTINGS["threads"]
+        f"benchmarks/{{run}}/maxpool/train/{PATH}.tsv"
+    priority: lambda wildcards: MAXPOOL_PRIORITIES[PATH.format(**wildcards)]
+    threads: cell_threads
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
+        runtime=1440,
+        gpu=CELL_GPUS,
     params:
-        cell=maxpool_cell,
+        cell=lambda wildcards: maxpool_cell(wildcards).to_dict(),
         settings=SETTINGS,
         numerics_version=NUMERICS_VERSION,
     message:
-        "Train {wildcards.architecture} on {wildcards.dataset}: {wildcards.normalization}, {wildcards.optimizer}, {wildcards.precision}, {wildcards.rule}, seed {wildcards.seed}"
+        "Train {wildcards.architecture} on {wildcards.dataset}: normalization {wildcards.normalization}, {wildcards.optimizer}, {wildcards.precision}, {wildcards.rule}, ReLU'(0) = {wildcards.relu_derivative}, seed {wildcards.seed}"
     script:
         "../scripts/maxpool/train.py"
 
@@ -40,13 +132,14 @@ rule maxpool_aggregate:
     input:
         metrics=expand("results/{{run}}/maxpool/train/{cell}/metrics.csv", cell=MAXPOOL_CELLS),
         records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
-        benchmarks=expand("benchmarks/{{run}}/maxpool/train/{cell}.tsv", cell=MAXPOOL_CELLS),
-        code=source("scripts/maxpool/aggregate.py") + library("maxpool", "rules", "cells", "numerics"),
+        published="data/published/training.csv",
+        code=source("scripts/maxpool/aggregate.py") + library("maxpool", "published", "rules", "cells", "numerics"),
     output:
         runs="results/{run}/maxpool/runs.csv",
         epochs="results/{run}/maxpool/epochs.csv",
         summary="results/{run}/maxpool/summary.csv",
         costs="results/{run}/maxpool/costs.csv",
+        published="results/{run}/maxpool/published.csv",
     log:
         "logs/{run}/maxpool/aggregate.log",
     resources:
@@ -63,8 +156,9 @@ rule maxpool_aggregate:
 rule maxpool_accuracy_by_beta:
     input:
         runs="results/{run}/maxpool/runs.csv",
+        published="results/{run}/maxpool/published.csv",
         code=source("scripts/maxpool/accuracy_by_beta.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool", "datasets"),
+        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
     output:
         **figure_files("maxpool/accuracy_by_beta", "maxpool/accuracy_by_beta", figure="all conditions"),
     log:
@@ -81,19 +175,21 @@ rule maxpool_accuracy_by_beta:
 rule maxpool_accuracy:
     input:
         runs="results/{run}/maxpool/runs.csv",
+        published="results/{run}/maxpool/published.csv",
         code=source("scripts/maxpool/accuracy.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool", "datasets"),
+        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
     output:
         **figure_files(
-            f"maxpool/accuracy/{MAXPOOL_GROUP}",
+            f"maxpool/accuracy/{GROUP_PATH}",
             "maxpool/accuracy",
             dataset="{dataset}",
             architecture="{architecture}",
             optimizer="{optimizer}",
             precision="{precision}",
+            relu="{relu_derivative}",
         ),
     log:
-        f"logs/{{run}}/maxpool/accuracy/{MAXPOOL_GROUP}.log",
+        f"logs/{{run}}/maxpool/accuracy/{GROUP_PATH}.log",
     resources:
         mem_mb=1000,
         runtime=5,
@@ -108,60 +204,86 @@ rule maxpool_accuracy:
 rule maxpool_loss:
     input:
         epochs="results/{run}/maxpool/epochs.csv",
-        code=source("scripts/maxpool/loss.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool", "datasets"),
+        code=source("scripts/maxpool/curves.py", "lib/nonsmooth/nonsmooth.mplstyle")
+        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
     output:
         **figure_files(
-            f"maxpool/loss/{MAXPOOL_GROUP}",
+            f"maxpool/loss/{GROUP_PATH}",
             "maxpool/loss",
             dataset="{dataset}",
             architecture="{architecture}",
             optimizer="{optimizer}",
             precision="{precision}",
+            relu="{relu_derivative}",
         ),
     log:
-        f"logs/{{run}}/maxpool/loss/{MAXPOOL_GROUP}.log",
+        f"logs/{{run}}/maxpool/loss/{GROUP_PATH}.log",
     resources:
         mem_mb=1000,
         runtime=5,
     params:
         group=maxpool_group,
+        quantity="train_loss",
     message:
-        "Draw training loss: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
+        "Draw loss: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
     script:
-        "../scripts/maxpool/loss.py"
+        "../scripts/maxpool/curves.py"
 
 
-rule maxpool_summary:
+rule maxpool_accuracy_by_epoch:
+    input:
+        epochs="results/{run}/maxpool/epochs.csv",
+        code=source("scripts/maxpool/curves.py", "lib/nonsmooth/nonsmooth.mplstyle")
+        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
+    output:
+        **figure_files(
+            f"maxpool/accuracy_by_epoch/{GROUP_PATH}",
+            "maxpool/accuracy_by_epoch",
+            dataset="{dataset}",
+            architecture="{architecture}",
+            optimizer="{optimizer}",
+            precision="{precision}",
+            relu="{relu_derivative}",
+        ),
+    log:
+        f"logs/{{run}}/maxpool/accuracy_by_epoch/{GROUP_PATH}.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        group=maxpool_group,
+        quantity="test_accuracy",
+    message:
+        "Draw accuracy by epoch: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
+    script:
+        "../scripts/maxpool/curves.py"
+
+
+rule maxpool_tables:
     input:
         summary="results/{run}/maxpool/summary.csv",
-        code=source("scripts/maxpool/summary.py") + library("plotting", "datasets"),
+        published="results/{run}/maxpool/published.csv",
+        code=source("scripts/maxpool/tables.py")
+        + library("plotting", "datasets/__init__", "architectures/__init__"),
     output:
-        csv=report(
-            "figures/{run}/maxpool/summary.csv",
-            caption="../report/maxpool/summary.rst",
-            category="maxpool",
-            subcategory="tables",
-            labels={"table": "final accuracy"},
-        ),
-        md="figures/{run}/maxpool/summary.md",
-        tex="figures/{run}/maxpool/summary.tex",
+        **table_files("summary", "final accuracy"),
+        **table_files("published", "ours and published"),
     log:
-        "logs/{run}/maxpool/summary.log",
+        "logs/{run}/maxpool/tables.log",
     resources:
         mem_mb=1000,
         runtime=5,
     message:
-        "Write the summary table"
+        "Write the tables"
     script:
-        "../scripts/maxpool/summary.py"
+        "../scripts/maxpool/tables.py"
 
 
 if MAXPOOL_TIES:
 
     rule maxpool_ties:
         input:
-            ancient(f"data/prepared/{MAXPOOL_TIES['dataset']}/test.npy"),
+            prepared(MAXPOOL_TIES["dataset"], "test"),
             code=source("scripts/maxpool/ties.py") + library("ties"),
         output:
             arrays="results/{run}/maxpool/ties.npz",
@@ -184,7 +306,7 @@ if MAXPOOL_TIES:
             arrays="results/{run}/maxpool/ties.npz",
             counts="results/{run}/maxpool/ties.csv",
             code=source("scripts/maxpool/tie_map.py", "lib/nonsmooth/nonsmooth.mplstyle")
-            + library("plotting", "precision", "datasets"),
+            + library("plotting", "precision", "datasets/__init__", "architectures/__init__"),
         output:
             **figure_files("maxpool/tie_map", "maxpool/tie_map", figure="ties in one image"),
         log:

@@ -6,13 +6,17 @@ rule report:
         figures=expand("figures/{{run}}/maxpool/{stem}.svg", stem=maxpool_figures()),
         runs="results/{run}/maxpool/runs.csv",
         summary="figures/{run}/maxpool/summary.csv",
-        summary_formats=["figures/{run}/maxpool/summary.md", "figures/{run}/maxpool/summary.tex"],
+        published="figures/{run}/maxpool/published.csv",
+        other_formats=expand(
+            "figures/{{run}}/maxpool/{table}.{format}", table=["summary", "published"], format=TABLE_FORMATS[1:]
+        ),
+        searches=["results/{run}/maxpool/searches.csv"] if MAXPOOL_SEARCHES else [],
         costs="results/{run}/maxpool/costs.csv",
         ties=["results/{run}/maxpool/ties.csv"] if MAXPOOL_TIES else [],
         records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
         captions=source(*(f"report/maxpool/{name}.rst" for name in MAXPOOL_CAPTIONS)),
         code=source("scripts/report/report.py", "lib/nonsmooth/templates/report.html.j2")
-        + library("report", "plotting", "maxpool", "precision", "datasets"),
+        + library("report", "plotting", "maxpool", "precision", "datasets/__init__", "architectures/__init__"),
     output:
         "figures/{run}/report.html",
     log:
@@ -24,6 +28,7 @@ rule report:
         # Not read: another configuration is another report.
         config=config,
         config_files=list(map(os.path.relpath, CONFIG_FILES)),
+        overrides=OVERRIDES,
     message:
         "Write the report"
     script:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from math import isfinite
@@ -20,80 +20,150 @@ import yaml
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
-from nonsmooth.cells import TrainingCell
-from nonsmooth.datasets import DATASETS
-from nonsmooth.rules import Hybrid, Minimal, Native, Rule
+from nonsmooth import published
+from nonsmooth.architectures import ARCHITECTURES
+from nonsmooth.cells import SEARCH, SETUP, TrainingCell
+from nonsmooth.datasets import DATASETS, TEST
+from nonsmooth.rules import SIMPLE_RULES, Hybrid, Native, Rule
 
-DEFAULTS: dict[str, Any] = {"device": "cpu", "threads": 1, "deterministic": True, "datasets": {}}
-BLOCK_DEFAULTS: dict[str, Any] = {"batch_size": 128, "momentum": 0.9}
+SCHEMA = Path(__file__).resolve().parents[2] / "schemas/config.schema.yaml"
+
+DEFAULTS: dict[str, Any] = {
+    "device": "cpu",
+    "threads": 1,
+    "workers": 4,
+    "deterministic": True,
+    "datasets": {},
+    "learning_rates": [],
+}
+BLOCK_DEFAULTS: dict[str, Any] = {
+    "relu_derivative": [0],
+    "train_split": "train",
+    "schedule": "cosine",
+    "batch_size": 128,
+    "momentum": 0.9,
+}
+SEARCH_DEFAULTS: dict[str, Any] = {"trials": 10, "epochs": 10, "seed": 0, "per_rule": False}
 # As published: SGD with decay, Adam as it comes.
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0}
 ADAM_EPS = 1e-8
 # 1e-8 rounds to 0 in float16, and Adam divides by it at the first step.
 ADAM_EPS_FLOAT16 = 1e-4
-
-# What an architecture needs of an image, where it is not free: (height, width).
-IMAGE_SIZES: dict[str, tuple[int, int]] = {"lenet5": (28, 28)}
+# Keys that change the results of a cell without changing its path: a run that overrides them has a name of its own.
+RENAMING = ("epochs", "device", "threads", "deterministic")
 
 # The words of YAML for the types of JSON Schema.
 _TYPES = {"array": "a list", "object": "a mapping", "integer": "an integer", "number": "a finite number",
           "boolean": "true or false", "string": "text"}  # fmt: skip
 _EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
-CONDITION = ("dataset", "architecture", "normalization", "optimizer", "precision")
-
-
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key and says what is allowed."""
 
 
-def read(path: str | Path, schema: str | Path, needs_rates: bool = True) -> dict[str, Any]:
+def read(path: str | Path) -> dict[str, Any]:
     """The checked configuration in a YAML file, with defaults filled in; see `check`."""
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
     try:
-        return check(config, schema, needs_rates)
+        return check(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def check(config: Any, schema: str | Path, needs_rates: bool = True) -> dict[str, Any]:
-    """The configuration with top-level defaults filled in; learning rates may be missing unless `needs_rates`.
+def check(config: Any) -> dict[str, Any]:
+    """The configuration with defaults filled in.
 
     Raises ConfigError for the first problem found: an unknown key, a wrong type or value, an empty list,
     repeated entries, a combination that cannot be run, missing data files.
     """
-    _check_schema(config, schema)
+    _check_schema(config)
     config = {**DEFAULTS, **config}
     _check_device(config)
-    cells = training_cells(config, needs_rates)
+    cells = training_cells(config)
+    if not cells:
+        raise ConfigError(f"maxpool.train: nothing to train, since {'; '.join(left_out(config).values())}")
+    search_cells(config)
     _check_data(config, cells)
     _check_ties(config)
     return config
 
 
-def training_cells(config: dict[str, Any], needs_rates: bool = True) -> list[TrainingCell]:
-    """Every cell of `maxpool.train`, in the order of the blocks; a cell that two blocks share comes once.
+def with_overrides(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`config`, into which `overrides` from a command line were merged, with a run name of its own where it needs one.
 
-    A missing learning rate is a ConfigError, or 0 unless `needs_rates`.
+    A run with other epochs, say, would replace the preset's results, so it is called `<run>-epochs<n>` unless it is
+    given a name.
     """
-    rates = _learning_rates(config)
-    if not needs_rates:
-        rates = defaultdict(lambda: 0.0, rates)
-    cells: dict[str, tuple[TrainingCell, str]] = {}
-    for number, block in enumerate(config["maxpool"]["train"]):
+    renaming = [key for key in RENAMING if key in overrides]
+    if "run" in overrides or not renaming:
+        return config
+    return {**config, "run": "-".join([str(config.get("run")), *(f"{key}{overrides[key]}".lower() for key in renaming)])}
+
+
+def training_cells(config: dict[str, Any]) -> list[TrainingCell]:
+    """Every cell of `maxpool.train`, in the order of the blocks; a cell that two blocks share comes once."""
+    return list(priorities(config))
+
+
+def priorities(config: dict[str, Any]) -> dict[TrainingCell, int]:
+    """Every cell and the number of its block counted from the last, since what a preset has first should run first."""
+    found: dict[str, tuple[TrainingCell, str, int]] = {}
+    blocks = config["maxpool"]["train"]
+    skipped = left_out(config)
+    rates = _Rates(config)
+    for number, block in enumerate(blocks):
         where = f"maxpool.train[{number}]"
-        for cell in _block_cells(block, where, rates):
-            known, first = cells.setdefault(cell.path, (cell, where))
-            if known != cell:
-                differing = [key for key, value in cell.settings.items() if known.settings[key] != value]
-                raise ConfigError(
-                    f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; a "
-                    "condition can be trained in one way per preset"
-                )
-    return [cell for cell, _ in cells.values()]
+        overridden = {key: config[key] for key in ("seeds", "epochs") if key in config}
+        for cell in _block_cells({**BLOCK_DEFAULTS, **block, **overridden}, where, rates):
+            if cell.dataset in skipped:
+                continue
+            known, first, _ = found.setdefault(cell.path, (cell, where, len(blocks) - number))
+            _require_same(cell, known, where, first, "a condition can be trained in one way per preset")
+    return {cell: priority for cell, _, priority in found.values()}
+
+
+def left_out(config: dict[str, Any]) -> dict[str, str]:
+    """Datasets of `maxpool.train` that wait for a folder of the user's, and what to do."""
+    names = {name for block in config["maxpool"]["train"] for name in block["dataset"]}
+    return {
+        name: f"{name} is left out until datasets.{name}.path is given: {DATASETS[name].hint}"
+        for name in sorted(names)
+        if DATASETS[name].streamed and "path" not in config["datasets"].get(name, {})
+    }
+
+
+def search_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """`maxpool.search` with its defaults."""
+    return {**SEARCH_DEFAULTS, **config["maxpool"].get("search", {})}
+
+
+def search_cells(config: dict[str, Any]) -> dict[str, TrainingCell]:
+    """The cell that a search of each set-up's learning rate trains, by its condition's path.
+
+    It has the native rule and PyTorch's ReLU, unless `maxpool.search.per_rule`.
+    """
+    settings = search_settings(config)
+    found: dict[str, tuple[TrainingCell, TrainingCell]] = {}
+    for cell in training_cells(config):
+        searched = replace(searched_cell(cell, settings), learning_rate=SEARCH)
+        known, first = found.setdefault(searched.condition_path, (searched, cell))
+        _require_same(searched, known, str(cell), str(first), "a search needs one of each")
+    return {path: cell for path, (cell, _) in found.items()}
+
+
+def searched_cell(cell: TrainingCell, settings: dict[str, Any]) -> TrainingCell:
+    """The cell that a search for the learning rate of `cell` trains."""
+    own = {} if settings["per_rule"] else {"rule": str(Native()), "relu_derivative": 0.0}
+    return replace(cell, seed=settings["seed"], epochs=settings["epochs"], **own)
+
+
+def _require_same(cell: TrainingCell, known: TrainingCell, where: str, first: str, why: str) -> None:
+    differing = [key for key, value in cell.settings.items() if known.settings[key] != value]
+    if differing:
+        raise ConfigError(f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; {why}")
 
 
 def rules(block: dict[str, Any], where: str = "block") -> list[Rule]:
@@ -106,70 +176,95 @@ def rules(block: dict[str, Any], where: str = "block") -> list[Rule]:
         raise ConfigError(f"{where}.{key}: only rule 'hybrid' has it, and it is not in {where}.rule")
     found: list[Rule] = []
     for name in block["rule"]:
-        match name:
-            case "native":
-                found.append(Native())
-            case "minimal":
-                found.append(Minimal())
-            case "hybrid":
-                try:
-                    found += [Hybrid(float(b), e) for e, b in product(block["evaluation"], block["beta"])]
-                except ValueError as error:
-                    raise ConfigError(f"{where}.beta: {error}") from error
+        if name in SIMPLE_RULES:
+            found.append(SIMPLE_RULES[name]())
+            continue
+        try:
+            found += [Hybrid(float(b), e) for e, b in product(block["evaluation"], block["beta"])]
+        except ValueError as error:
+            raise ConfigError(f"{where}.beta: {error}") from error
     return found
 
 
-def _block_cells(block: dict[str, Any], where: str, rates: dict[tuple, float]) -> Iterator[TrainingCell]:
-    block = {**BLOCK_DEFAULTS, **block}
+def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[TrainingCell]:
     rule_names = [str(rule) for rule in rules(block, where)]
-    for condition in product(*(block[factor] for factor in CONDITION)):
-        values = dict(zip(CONDITION, condition, strict=True))
-        size = DATASETS[values["dataset"]].shape[1:]
-        needed = IMAGE_SIZES.get(values["architecture"], size)
-        if size != needed:
+    for setup in product(*(block[factor] for factor in SETUP)):
+        values = dict(zip(SETUP, setup, strict=True))
+        dataset = DATASETS[values["dataset"]]
+        _check_fit(values["architecture"], values["dataset"], where)
+        if block["train_split"] not in dataset.train_splits:
             raise ConfigError(
-                f"{where}: architecture {values['architecture']} takes images of {needed}, dataset "
-                f"{values['dataset']} has {size}"
+                f"{where}.train_split: {values['dataset']} has no split {block['train_split']!r} to train on; one of "
+                f"{', '.join(dataset.train_splits)}"
             )
-        try:
-            rate = block["learning_rate"] if "learning_rate" in block else rates[condition]
-        except KeyError:
-            raise ConfigError(
-                f"{where}.learning_rate: missing, and learning_rates has no entry for {', '.join(condition)}; give "
-                "one or the other (python -m nonsmooth.tuning --help searches for a rate)"
-            ) from None
         in_float16 = values["precision"] == "float16"
-        for rule, seed in product(rule_names, block["seeds"]):
+        for rule, derivative, seed in product(rule_names, block["relu_derivative"], block["seeds"]):
             yield TrainingCell(
                 **values,
                 rule=rule,
+                relu_derivative=float(derivative),
                 seed=seed,
                 epochs=block["epochs"],
+                learning_rate=rates.of(setup, block, where),
+                schedule=block["schedule"],
                 batch_size=block["batch_size"],
-                learning_rate=float(rate),
                 momentum=float(block["momentum"]),
                 weight_decay=float(block.get("weight_decay", WEIGHT_DECAY[values["optimizer"]])),
                 adam_eps=float(block.get("adam_eps", ADAM_EPS_FLOAT16 if in_float16 else ADAM_EPS)),
+                augmentation=block.get("augmentation", dataset.augmentation),
+                train_split=block["train_split"],
             )
 
 
-def _learning_rates(config: dict[str, Any]) -> dict[tuple, float]:
-    rates: dict[tuple, float] = {}
-    for number, entry in enumerate(config.get("learning_rates", [])):
-        condition = tuple(entry[factor] for factor in CONDITION)
-        if condition in rates:
-            raise ConfigError(f"learning_rates[{number}]: a second entry for {', '.join(condition)}")
-        rates[condition] = entry["value"]
-    return rates
+class _Rates:
+    """Learning rates of blocks: a number, a word that says where from, or else an entry of `learning_rates`."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.entries: dict[tuple[str, ...], float] = {}
+        for number, entry in enumerate(config["learning_rates"]):
+            setup = tuple(entry[factor] for factor in SETUP)
+            if setup in self.entries:
+                raise ConfigError(f"learning_rates[{number}]: a second entry for {', '.join(setup)}")
+            self.entries[setup] = float(entry["value"])
+        self.published = published.learning_rates()
+
+    def of(self, setup: tuple[str, ...], block: dict[str, Any], where: str) -> float | str:
+        """The rate, or `SEARCH`. Raises ConfigError if there is none."""
+        match block.get("learning_rate"):
+            case "search":
+                return SEARCH
+            case "published":
+                if setup not in self.published:
+                    raise ConfigError(
+                        f"{where}.learning_rate: none is published for {', '.join(setup)} "
+                        "(data/published/learning_rates.csv); give a number or 'search'"
+                    )
+                return self.published[setup]
+            case None:
+                if setup not in self.entries:
+                    raise ConfigError(
+                        f"{where}.learning_rate: missing, and learning_rates has no entry for {', '.join(setup)}; give a "
+                        "number, 'search' or 'published', or an entry"
+                    )
+                return self.entries[setup]
+            case value:
+                return float(value)
+
+
+def _check_fit(architecture: str, dataset: str, where: str) -> None:
+    try:
+        ARCHITECTURES[architecture].padding(*DATASETS[dataset].shape[1:])
+    except ValueError as error:
+        raise ConfigError(f"{where}: {architecture} on {dataset}: {error}") from error
 
 
 def _check_device(config: dict[str, Any]) -> None:
-    if config["device"] == "cpu":
+    if config["device"] != "cuda":
         for number, block in enumerate(config["maxpool"]["train"]):
             if "tf32" in block["precision"]:
                 raise ConfigError(
-                    f"maxpool.train[{number}].precision: 'tf32' exists on NVIDIA GPUs only, and device is 'cpu'; "
-                    "remove it or set device: cuda"
+                    f"maxpool.train[{number}].precision: 'tf32' exists on NVIDIA GPUs only, and device is "
+                    f"{config['device']!r}; remove it or set device: cuda"
                 )
     if "tf32" in config["maxpool"].get("ties", {}).get("precisions", []):
         raise ConfigError(
@@ -177,24 +272,34 @@ def _check_device(config: dict[str, Any]) -> None:
         )
 
 
+def splits(config: dict[str, Any], cells: Iterable[TrainingCell]) -> dict[str, list[str]]:
+    """The splits of each dataset that the cells and the ties need."""
+    needed = {(cell.dataset, split) for cell in cells for split in (cell.train_split, TEST)}
+    if "ties" in config["maxpool"]:
+        needed.add((config["maxpool"]["ties"]["dataset"], TEST))
+    found: dict[str, list[str]] = {}
+    for name, split in sorted(needed):
+        found.setdefault(name, []).append(split)
+    return found
+
+
 def _check_data(config: dict[str, Any], cells: list[TrainingCell]) -> None:
-    names = {cell.dataset for cell in cells}
-    names |= {config["maxpool"]["ties"]["dataset"]} if "ties" in config["maxpool"] else set()
-    for name in sorted(names):
-        dataset = DATASETS[name]
-        if not dataset.files:
-            continue
-        path = config["datasets"].get(name, {}).get("path")
-        if path is None:
-            raise ConfigError(f"datasets.{name}.path: missing; {name} is read from a folder ({dataset.source})")
-        missing = dataset.missing_files(path)
-        if missing:
-            raise ConfigError(f"datasets.{name}.path: {path} lacks {', '.join(missing)}; {dataset.source}")
+    for name, needed in splits(config, cells).items():
+        dataset, given = DATASETS[name], config["datasets"].get(name, {})
+        if len(given) > 1:
+            raise ConfigError(f"datasets.{name}: give path, a folder that has the files, or mirrors, not both")
+        if "path" in given:
+            folder = Path(given["path"])
+            missing = [file for split in needed for file in dataset.missing_files(folder, split)]
+            if missing or not folder.is_dir():
+                lacks = f"lacks {', '.join(dict.fromkeys(missing))}" if folder.is_dir() else "is not a folder"
+                raise ConfigError(f"datasets.{name}.path: {folder} {lacks}; {dataset.hint}")
 
 
 def _check_ties(config: dict[str, Any]) -> None:
     ties = config["maxpool"].get("ties")
     if ties is not None:
+        _check_fit(ties["architecture"], ties["dataset"], "maxpool.ties")
         images = DATASETS[ties["dataset"]].sizes["test"]
         if ties["image"] >= images:
             raise ConfigError(
@@ -202,20 +307,34 @@ def _check_ties(config: dict[str, Any]) -> None:
             )
 
 
-def _check_schema(config: Any, path: str | Path) -> None:
-    error = best_match(_validator(path).iter_errors(config))
+def _check_schema(config: Any) -> None:
+    error = best_match(_validator().iter_errors(config))
     if error is not None:
         raise ConfigError(_describe(error))
 
 
+def schema() -> dict[str, Any]:
+    """The schema, with the names that exist: a dataset, an architecture or a rule is known here once it is registered."""
+    found = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    names = {"dataset": DATASETS, "architecture": ARCHITECTURES, "rule": [*SIMPLE_RULES, "hybrid"]}
+    for key, values in names.items():
+        found["$defs"][key]["enum"] = list(values)
+    entries = {
+        name: {"$ref": "#/$defs/folder"} if dataset.streamed else {"$ref": "#/$defs/source"}
+        for name, dataset in DATASETS.items()
+        if not dataset.is_embedded
+    }
+    found["properties"]["datasets"]["properties"] = entries
+    return found
+
+
 @cache
-def _validator(path: str | Path) -> Any:
+def _validator() -> Any:
     """A validator in which 1.0 is no integer (`seed1.0` is not `seed1`) and a number is finite."""
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"integer": lambda _, value: type(value) is int, "number": lambda _, value: _is_finite_number(value)}
     )
-    schema = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    return validators.extend(Draft202012Validator, type_checker=types)(schema)
+    return validators.extend(Draft202012Validator, type_checker=types)(schema())
 
 
 def _is_finite_number(value: Any) -> bool:
@@ -241,11 +360,10 @@ def _describe(error: ValidationError) -> str:
             missing = next(key for key in limit if key not in value)
             return f"{where + '.' if where else ''}{missing}: missing, and required"
         case "enum":
-            return f"{where}: {value!r} is not allowed; one of {', '.join(map(str, limit))}"
+            numbers = "a number or " if where.endswith(".learning_rate") else ""
+            return f"{where}: {value!r} is not allowed; {numbers}one of {', '.join(map(str, limit))}{_hint(value)}"
         case "type":
-            hint = ""
-            if limit == "number" and isinstance(value, str) and _EXPONENT.fullmatch(value):
-                hint = "; YAML reads that as text: write a point and a signed exponent, as in 5.0e-4 or 1.0e+3"
+            hint = _hint(value) if limit == "number" else ""
             return f"{where or 'configuration'}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"
         case "minItems":
             return f"{where}: the list is empty; give at least one entry"
@@ -256,6 +374,17 @@ def _describe(error: ValidationError) -> str:
             words = {"minimum": "at least", "maximum": "at most",
                      "exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}  # fmt: skip
             return f"{where}: {value!r} must be {words[error.validator]} {limit}"
+        case "minProperties":
+            return f"{where}: empty; one of {', '.join(error.schema['properties'])}"
+        case "pattern" if "://" in limit:
+            return f"{where}: {value!r} must be an address that begins with http://, https:// or ftp://"
         case "pattern":
             return f"{where}: {value!r} must be letters, digits, _ and -, with a letter or digit first"
     return f"{where or 'configuration'}: {error.message}"
+
+
+def _hint(value: Any) -> str:
+    """For numbers that YAML 1.1 takes for text."""
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return "; YAML reads that as text: write a point and a signed exponent, as in 5.0e-4 or 1.0e+3"
+    return ""

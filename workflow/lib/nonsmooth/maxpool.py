@@ -8,20 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from nonsmooth.cells import TrainingCell
+from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell
 from nonsmooth.files import read_json
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
-# What tells one condition from another; runs of a condition differ by their seed.
-CONDITION = ("dataset", "architecture", "normalization", "optimizer", "precision", "rule")
-# What has a figure of its own, with and without normalization and for all rules.
-GROUP = ("dataset", "architecture", "optimizer", "precision")
-
 # What the tables take from the files of a cell.
 MEASURED = ("epoch", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "images_per_second")
 RECORDED = {"cell", "diverged", "first_nonfinite_step", "steps", "skipped_steps", "epochs_run", "device",
-            "weights_sha256", "config_hash", "git", "numerics_version"}  # fmt: skip
+            "process_seconds", "peak_memory_mib", "weights_sha256", "config_hash", "git", "numerics_version"}  # fmt: skip
 REMEDY = "delete it and run snakemake again"
 
 # The published experiments (figures and tables) of the study.
@@ -43,7 +38,6 @@ def read_runs(
     cells: Iterable[TrainingCell],
     metrics: Iterable[str | Path],
     records: Iterable[str | Path],
-    benchmarks: Iterable[str | Path],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per run, and one row per run and epoch, from the files of the cells, in the same order.
 
@@ -53,12 +47,14 @@ def read_runs(
     was trained with other settings or another numerics version: Snakemake forgets them if its folder is deleted.
     """
     runs, epochs = [], []
-    for wanted, metrics_path, record_path, benchmark_path in zip(cells, metrics, records, benchmarks, strict=True):
+    for wanted, metrics_path, record_path in zip(cells, metrics, records, strict=True):
         record = read_json(record_path)
         if not (isinstance(record, dict) and record.keys() >= RECORDED):
             raise ValueError(f"{record_path}: not the record of a cell; {REMEDY}")
         cell = TrainingCell.from_dict(record["cell"])
         asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
+        if wanted.learning_rate == SEARCH:
+            del asked["learning_rate"]  # a cell depends on the file of its search
         trained = {**cell.to_dict(), "numerics_version": record["numerics_version"]}
         differing = [f"{key} {trained[key]}, not {asked[key]}" for key in asked if trained[key] != asked[key]]
         if differing:
@@ -68,7 +64,6 @@ def read_runs(
             raise ValueError(
                 f"{metrics_path}: {len(rows)} epochs, and {record['epochs_run']} in {Path(record_path).name}; {REMEDY}"
             )
-        benchmark = _read_table(benchmark_path, ("s", "max_rss"), sep="\t").iloc[-1]
         rule = parse_rule(cell.rule)
         identity = {
             **{name: getattr(cell, name) for name in CONDITION},
@@ -91,8 +86,9 @@ def read_runs(
                 "epochs_run": record["epochs_run"],
                 **cell.settings,
                 "images_per_second": rows.images_per_second.median(),
-                "job_seconds": benchmark.s,
-                "peak_memory_mib": benchmark.max_rss,
+                "job_seconds": record["process_seconds"],
+                "peak_memory_mib": record["peak_memory_mib"],
+                "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
                 "device": record["device"]["name"],
                 "weights_sha256": record["weights_sha256"],
                 "config_hash": record["config_hash"],
@@ -100,7 +96,7 @@ def read_runs(
             }
         )
         epochs.append(rows.assign(**identity, epochs=cell.epochs))
-    runs_table = pd.DataFrame(runs).astype({"first_nonfinite_step": "Int64"})
+    runs_table = pd.DataFrame(runs).astype({"first_nonfinite_step": "Int64", "peak_gpu_memory_mib": "Float64"})
     return runs_table, pd.concat(epochs, ignore_index=True)
 
 
@@ -128,7 +124,7 @@ def costs(runs: pd.DataFrame) -> pd.DataFrame:
     """What was run, on what, and how long it took, per dataset, architecture, optimizer and precision.
 
     `images_per_second` is the median over runs of training alone; `job_seconds` is the sum over jobs,
-    process start included; `peak_memory_mib` is the largest.
+    process start included; `peak_memory_mib` and `peak_gpu_memory_mib` are the largest.
     """
     return (
         runs.groupby(list(GROUP), sort=False)
@@ -139,9 +135,39 @@ def costs(runs: pd.DataFrame) -> pd.DataFrame:
             images_per_second=("images_per_second", "median"),
             job_seconds=("job_seconds", "sum"),
             peak_memory_mib=("peak_memory_mib", "max"),
+            peak_gpu_memory_mib=("peak_gpu_memory_mib", "max"),
         )
         .reset_index()
     )
+
+
+def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Ours beside the published final test accuracy, per condition that was published and run here.
+
+    A condition matches if dataset, training split, architecture, normalization, optimizer, precision and beta are the
+    published ones and ReLU'(0) is 0. Every evaluation of a beta is beside the one that was published, which is composed.
+
+    Returns:
+        A row per condition of ours: the factors, `beta`, `evaluation`, and for `ours` and `published` (as prefix) `_mean`,
+        `_std`, `_runs`, `_diverged` and `_epochs`; `difference` of the means. Accuracies are fractions.
+    """
+    ours = (
+        runs[runs.relu_derivative == 0]
+        .groupby([*CONDITION, "beta", "evaluation", "train_split"], sort=False, dropna=False)
+        .agg(
+            ours_mean=("test_accuracy", "mean"),
+            ours_std=("test_accuracy", "std"),
+            ours_runs=("seed", "size"),
+            ours_diverged=("diverged", "sum"),
+            ours_epochs=("epochs", "max"),
+        )
+        .reset_index()
+    )
+    names = {"test_accuracy_mean": "mean", "test_accuracy_std": "std", "runs": "runs", "diverged": "diverged", "epochs": "epochs"}
+    theirs = published.rename(columns={old: f"published_{new}" for old, new in names.items()})
+    theirs = theirs.drop(columns=["test_accuracy_min", "test_accuracy_max"]).astype({"beta": float})
+    both = ours.merge(theirs, on=[*SETUP, "beta", "train_split"], how="inner")
+    return both.drop(columns="train_split").assign(difference=both.ours_mean - both.published_mean)
 
 
 def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:
@@ -157,9 +183,9 @@ def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ..
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
 
 
-def _read_table(path: str | Path, columns: Iterable[str], sep: str = ",") -> pd.DataFrame:
+def _read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, sep=sep)
+        table = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a table ({' '.join(str(error).split())}); {REMEDY}") from error
     missing = [name for name in columns if name not in table]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,6 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import atomic
 
@@ -23,20 +25,22 @@ COLOURS = {
     "minimal": "#009E73",
     "exact": "#0072B2",
     "composed": "#D55E00",
+    "other": "#56B4E9",
     "accent": "#CC79A7",
+    "published": "#8A8A8A",
 }
 WORDS = {
     "none": "without batch norm",
     "batch_norm": "with batch norm",
     "sgd": "SGD",
     "adam": "Adam",
-    "lenet5": "LeNet-5",
 }
 
 
 def word(name: str) -> str:
     """How a config name is written for readers."""
-    return DATASETS[name].title if name in DATASETS else WORDS.get(name, name)
+    registered = DATASETS.get(name) or ARCHITECTURES.get(name)
+    return registered.title if registered else WORDS.get(name, name)
 
 
 def use_style() -> None:
@@ -45,13 +49,20 @@ def use_style() -> None:
 
 
 def rule_family(rule: str) -> str:
-    """The key of a rule's colour: native, minimal, exact or composed."""
-    return rule.rsplit("-", 1)[-1]
+    """The key of a rule's colour: native, minimal, exact, composed, or other."""
+    family = rule.rsplit("-", 1)[-1]
+    return family if family in ("native", "minimal", "exact", "composed") else "other"
 
 
-def condition_title(condition: dict[str, str]) -> str:
-    """Architecture, dataset, optimizer and precision of a figure, for its title."""
-    return ", ".join(word(condition[factor]) for factor in ("architecture", "dataset", "optimizer", "precision"))
+def condition_title(condition: dict[str, Any]) -> str:
+    """Architecture, dataset, optimizer and precision of a figure, and ReLU'(0) if it is not 0, for its title."""
+    words = [word(condition[factor]) for factor in ("architecture", "dataset", "optimizer", "precision")]
+    return ", ".join([*words, *relu_words(condition["relu_derivative"])])
+
+
+def relu_words(derivative: float) -> list[str]:
+    """ReLU'(0) in words, where it is not PyTorch's 0."""
+    return [f"ReLU'(0) = {derivative:g}"] if derivative != 0 else []
 
 
 def span(values: pd.Series) -> str:
@@ -66,14 +77,22 @@ def run_count(counts: pd.Series) -> str:
     return f"{text} {'run' if text == '1' else 'runs'}"
 
 
-def beta_label(beta: float) -> str:
-    """A beta as an axis label: integers without a decimal point, thousands with a comma."""
-    return f"{beta:,.0f}" if float(beta).is_integer() else f"{beta:,}"
+def places(runs: pd.DataFrame) -> pd.Series:
+    """Where each run stands on the axis of rules: its beta, or the name of a rule that has none."""
+    return runs.beta.astype(object).where(runs.beta.notna(), runs.rule)
 
 
-def beta_axis(betas: Iterable[float]) -> dict[float, int]:
-    """Evenly spaced positions of the betas in increasing order, since they span orders of magnitude from 0."""
-    return {beta: position for position, beta in enumerate(sorted(set(betas)))}
+def place_axis(places: Iterable[float | str]) -> dict[float | str, int]:
+    """Evenly spaced positions: betas in increasing order, since they span orders of magnitude from 0, then names."""
+    ordered = sorted(set(places), key=lambda place: (isinstance(place, str), place))
+    return {place: position for position, place in enumerate(ordered)}
+
+
+def place_label(place: float | str) -> str:
+    """The label of a place: a beta without a decimal point if it is an integer, thousands with a comma; or a name."""
+    if isinstance(place, str):
+        return place
+    return f"{place:,.0f}" if float(place).is_integer() else f"{place:,}"
 
 
 def save(figure: Figure, paths: Sequence[str | Path], data: pd.DataFrame, data_path: str | Path) -> None:

@@ -7,18 +7,22 @@ Definitions: arXiv 2401.02736, and `docs/methods.md`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nonsmooth.modules import replace_modules
 from nonsmooth.rules import Hybrid, Minimal, Native, Rule, parse_rule, rule_beta
 
 __all__ = ["Hybrid", "MaxPool2d", "Minimal", "Native", "Rule", "max_pool2d", "parse_rule", "replace_max_pools"]
 
 # The Jacobian is applied in this type and the result is rounded to the working type once.
 WIDE = torch.float64
+
+# Rules beyond those of this module, by type: a function of the input and the window geometry.
+POOLINGS: dict[type, Callable[[Tensor, _Geometry], Tensor]] = {}
 
 
 def max_pool2d(
@@ -65,6 +69,10 @@ def max_pool2d(
         case Minimal() | Hybrid():
             geometry.require_input_in_every_window(input)
             output, indices = _ExactMaxPool2d.apply(input, geometry, rule_beta(rule))
+        case _ if type(rule) in POOLINGS:
+            if return_indices:
+                raise ValueError(f"max_pool2d: rule {rule} has no indices")
+            return POOLINGS[type(rule)](input, geometry)
         case _:
             raise TypeError(f"max_pool2d: rule must be Native(), Minimal() or Hybrid(beta), got {rule!r}")
     return (output, indices) if return_indices else output
@@ -104,30 +112,20 @@ class MaxPool2d(nn.MaxPool2d):
 
 
 def replace_max_pools(model: nn.Module, rule: Rule) -> nn.Module:
-    """Replace every `torch.nn.MaxPool2d` of `model` by one with `rule`, in place, and return the model.
-
-    A module used in several places stays one module. If `model` is itself a max pooling, its replacement is
-    returned. Pools called as functions inside a `forward` cannot be seen and stay native.
-    """
-    replacements: dict[nn.Module, nn.Module] = {}
-    for path, module in list(model.named_modules(remove_duplicate=False)):
-        if not isinstance(module, nn.MaxPool2d):
-            continue
-        if module not in replacements:
-            replacements[module] = MaxPool2d(
-                module.kernel_size,
-                module.stride,
-                module.padding,
-                module.dilation,
-                module.return_indices,
-                module.ceil_mode,
-                rule=rule,
-            ).train(module.training)
-        if not path:
-            return replacements[module]
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, replacements[module])
-    return model
+    """Replace every `torch.nn.MaxPool2d` of `model` by one with `rule`; see `replace_modules`."""
+    return replace_modules(
+        model,
+        nn.MaxPool2d,
+        lambda pool: MaxPool2d(
+            pool.kernel_size,
+            pool.stride,
+            pool.padding,
+            pool.dilation,
+            pool.return_indices,
+            pool.ceil_mode,
+            rule=rule,
+        ),
+    )
 
 
 class _Geometry(NamedTuple):

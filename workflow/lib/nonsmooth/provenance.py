@@ -7,9 +7,12 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from nonsmooth.numerics import NUMERICS_VERSION
 
@@ -53,6 +56,19 @@ def git_state(folder: Path) -> dict[str, Any]:
         return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "-uno").strip())}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
+
+
+def usage(device_name: str) -> dict[str, float]:
+    """What this process has used so far: seconds since its start, and its largest memory in MiB, also on a GPU."""
+    used = {
+        "process_seconds": round(time.time() - psutil.Process().create_time(), 2),
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    if device_name.startswith("cuda"):
+        import torch
+
+        used["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated(device_name) / 2**20, 1)
+    return used
 
 
 def peak_memory_mib() -> float:

@@ -54,10 +54,13 @@ class Hybrid:
             raise ValueError(f"Hybrid: evaluation must be one of {list(EVALUATIONS)}, got {self.evaluation!r}")
 
     def __str__(self) -> str:
-        return f"hybrid-{_number(self.beta)}-{self.evaluation}"
+        return f"hybrid-{number(self.beta)}-{self.evaluation}"
 
 
 Rule = Native | Minimal | Hybrid
+
+# The rules that have no parameter, by name. docs/extending.md shows how to add one.
+SIMPLE_RULES: dict[str, type[Rule]] = {"native": Native, "minimal": Minimal}
 
 _HYBRID = re.compile(r"hybrid-(?P<beta>-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)-(?P<evaluation>[a-z]+)")
 
@@ -67,22 +70,20 @@ def parse_rule(name: str) -> Rule:
 
     Raises ValueError for anything else, such as a beta that is not written in its shortest form.
     """
-    if name == "native":
-        return Native()
-    if name == "minimal":
-        return Minimal()
+    if name in SIMPLE_RULES:
+        return SIMPLE_RULES[name]()
     match = _HYBRID.fullmatch(name)
     if match and match["evaluation"] in EVALUATIONS:
         rule = Hybrid(float(match["beta"]), match["evaluation"])
         if str(rule) == name:
             return rule
         raise ValueError(f"pooling rule {name!r}: write the number in its shortest form, {str(rule)!r}")
-    forms = ["native", "minimal", *(f"hybrid-<beta>-{evaluation}" for evaluation in EVALUATIONS)]
+    forms = [*SIMPLE_RULES, *(f"hybrid-<beta>-{evaluation}" for evaluation in EVALUATIONS)]
     raise ValueError(f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'")
 
 
 def rule_beta(rule: Rule) -> float:
-    """The beta of a rule: native is 0 and minimal is 1."""
+    """The beta of a rule: native is 0 and minimal is 1; NaN for a rule that is not between or beyond these."""
     match rule:
         case Native():
             return 0.0
@@ -90,8 +91,10 @@ def rule_beta(rule: Rule) -> float:
             return 1.0
         case Hybrid(beta=beta):
             return float(beta)
+        case _:
+            return float("nan")
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """The shortest text that reads back as `value`, integers without a decimal point."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))

@@ -71,5 +71,4 @@ def tie_counts(measured: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
 
 def initial_network(architecture: str, dataset: str, seed: int) -> nn.Module:
     """The network that a cell with this seed starts from, in float32 with the native rule and no normalization."""
-    cell = TrainingCell(dataset, architecture, "none", "sgd", "float32", "native", seed, 1, 1, 1.0, 0.0, 0.0, 1.0)
-    return training.initial_model(cell)
+    return training.initial_model(TrainingCell(dataset=dataset, architecture=architecture, seed=seed))

@@ -12,10 +12,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -24,51 +24,38 @@ from nonsmooth import architectures, provenance
 from nonsmooth.cells import TrainingCell
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import content_hash
+from nonsmooth.images import Images, StreamedImages
 from nonsmooth.numerics import NUMERICS_VERSION
-from nonsmooth.pooling import parse_rule
 from nonsmooth.precision import PRECISIONS, Precision, backend_flags
+from nonsmooth.rules import parse_rule
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Images:
-    """A split on the training device: uint8 images (N, C, H, W), int64 labels (N,)."""
-
-    images: Tensor
-    labels: Tensor
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def on_device(cls, name: str, images: np.ndarray, labels: np.ndarray, device: torch.device) -> Images:
-        """Copy a prepared split of the dataset `name` to `device`."""
-        dataset = DATASETS[name]
-        return cls(
-            torch.from_numpy(np.array(images)).to(device),
-            torch.from_numpy(labels.astype(np.int64)).to(device),
-            torch.tensor(dataset.mean, device=device).view(-1, 1, 1),
-            torch.tensor(dataset.std, device=device).view(-1, 1, 1),
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Normalised float32 images and labels: (x / 255 - mean) / std."""
-        images = self.images[index].to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
-        return images, self.labels[index]
+# Of the schedule `step`, as published for ImageNet.
+STEP_EPOCHS, STEP_FACTOR = 30, 0.1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a cell is executed, apart from what it computes."""
+    """How a cell is executed, apart from what it computes.
+
+    Attributes:
+        device: `cpu`, `cuda`, or `auto`: a GPU if the process sees one.
+        threads: CPU threads; sums depend on it.
+        deterministic: use deterministic algorithms only.
+    """
 
     device: str = "cpu"
     threads: int = 1
     deterministic: bool = True
+
+    def on_this_machine(self) -> Settings:
+        """The settings with `auto` decided. Raises ValueError if a GPU is asked for and there is none."""
+        has_gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not has_gpu:
+            raise ValueError("device: cuda, but PyTorch sees no GPU on this machine; set device: cpu or auto")
+        return replace(self, device=("cuda" if has_gpu else "cpu") if self.device == "auto" else self.device)
 
 
 @dataclass
@@ -81,8 +68,8 @@ class Run:
 
 def train(
     cell: TrainingCell,
-    train_set: Images,
-    test_set: Images,
+    train_set: Images | StreamedImages,
+    test_set: Images | StreamedImages,
     settings: Settings = Settings(),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Run:
@@ -95,7 +82,7 @@ def train(
     Args:
         cell: the condition, seed and hyperparameters.
         train_set, test_set: on the device of `settings`.
-        settings: device, threads, determinism.
+        settings: device (`cpu` or `cuda`), threads, determinism.
         on_epoch: called with each row of metrics.
 
     Returns:
@@ -105,6 +92,7 @@ def train(
 
     Raises:
         ValueError: the device cannot do the cell's precision.
+        MemoryError: the device's memory is too small; the message names the cell.
     """
     started = time.time()
     device = torch.device(settings.device)
@@ -112,11 +100,40 @@ def train(
     precision.require(device)
     configure(settings)
 
+    with _memory_errors(cell, device):
+        run, model, outcome = _run(cell, train_set, test_set, precision, device, on_epoch)
+    with precision.arithmetic(device):
+        flags = backend_flags()
+    run.record = {
+        "cell": cell.to_dict(),
+        "config_hash": content_hash([cell.to_dict(), vars(settings), NUMERICS_VERSION]),
+        "epochs_run": len(run.metrics),
+        **outcome.to_dict(),
+        "weights_sha256": weights_hash(model),
+        "settings": vars(settings),
+        "flags": flags,
+        "device": provenance.device(settings.device),
+        "seconds": round(time.time() - started, 2),
+        **provenance.usage(settings.device),
+        **provenance.environment(),
+    }
+    return run
+
+
+def _run(
+    cell: TrainingCell,
+    train_set: Images | StreamedImages,
+    test_set: Images | StreamedImages,
+    precision: Precision,
+    device: torch.device,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> tuple[Run, nn.Module, _Outcome]:
+    """The epochs of `train`: metrics, the trained model, and whether it diverged."""
     model = initial_model(cell).to(device)
     optimizer = build_optimizer(cell, model)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cell.epochs)
+    schedule = build_schedule(cell, optimizer)
     scaler = precision.loss_scaler(device)
-    order = torch.Generator().manual_seed(cell.seed)
+    draws = torch.Generator().manual_seed(cell.seed)
     outcome = _Outcome(device)
     run = Run()
 
@@ -126,7 +143,7 @@ def train(
         sums = _Sums(device)
         skipped_before = outcome.skipped_steps
         model.train()
-        for images, labels in batches(train_set, cell.batch_size, order):
+        for images, labels in train_set.batches(cell.batch_size, draws, cell.augmentation):
             with precision.arithmetic(device):
                 loss, logits, skipped = step(model, optimizer, scaler, precision, images, labels)
             outcome.record(loss, model, skipped)
@@ -152,23 +169,26 @@ def train(
         if not _finite(model):
             logger.info("weights are not finite: stopping after epoch %d", epoch)
             break
+    return run, model, outcome
 
-    with precision.arithmetic(device):
-        flags = backend_flags()
-    run.record = {
-        "cell": cell.to_dict(),
-        "config_hash": content_hash([cell.to_dict(), vars(settings), NUMERICS_VERSION]),
-        "epochs_run": len(run.metrics),
-        **outcome.to_dict(),
-        "weights_sha256": weights_hash(model),
-        "settings": vars(settings),
-        "flags": flags,
-        "device": provenance.device(settings.device),
-        "seconds": round(time.time() - started, 2),
-        "peak_memory_mib": provenance.peak_memory_mib(),
-        **provenance.environment(),
-    }
-    return run
+
+@contextmanager
+def _memory_errors(cell: TrainingCell, device: torch.device) -> Iterator[None]:
+    """Out of memory, said of the cell."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        # On a CPU PyTorch raises a RuntimeError of its allocator.
+        is_memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not is_memory:
+            raise
+        kind = "GPU memory" if device.type == "cuda" else "memory"
+        used = provenance.usage(device.type)
+        peak = used["peak_gpu_memory_mib" if device.type == "cuda" else "peak_memory_mib"]
+        raise MemoryError(
+            f"{cell}: not enough {kind} for batch_size {cell.batch_size} (this process had used {peak:,.0f} MiB); take a "
+            f"machine with more {kind}, run fewer jobs on it at once, or set a smaller batch_size"
+        ) from error
 
 
 def configure(settings: Settings) -> None:
@@ -191,7 +211,12 @@ def initial_model(cell: TrainingCell) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(cell.seed)
         model = architectures.build(
-            cell.architecture, parse_rule(cell.rule), cell.normalization, dataset.shape[0], dataset.num_classes
+            cell.architecture,
+            parse_rule(cell.rule),
+            cell.normalization,
+            dataset.shape[0],
+            dataset.num_classes,
+            cell.relu_derivative,
         )
     return PRECISIONS[cell.precision].cast_model(model)
 
@@ -213,25 +238,24 @@ def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimiz
     raise ValueError(f"unknown optimizer {cell.optimizer!r}; expected 'sgd' or 'adam'")
 
 
-def batches(data: Images, batch_size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised batches, in a random order drawn from a CPU `generator` if given; the last may be smaller."""
-    if generator is None:
-        for start in range(0, len(data), batch_size):
-            yield data.batch(slice(start, start + batch_size))
-    else:
-        order = torch.randperm(len(data), generator=generator).to(data.labels.device)
-        for index in order.split(batch_size):
-            yield data.batch(index)
+def build_schedule(cell: TrainingCell, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Cosine annealing to 0 after the last epoch, or division by 10 every 30 epochs. Raises ValueError for another name."""
+    match cell.schedule:
+        case "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cell.epochs)
+        case "step":
+            return torch.optim.lr_scheduler.StepLR(optimizer, STEP_EPOCHS, STEP_FACTOR)
+    raise ValueError(f"unknown schedule {cell.schedule!r}; expected 'cosine' or 'step'")
 
 
-def evaluate(model: nn.Module, data: Images, precision: Precision) -> tuple[float, float]:
+def evaluate(model: nn.Module, data: Images | StreamedImages, precision: Precision) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of `model` in evaluation mode; non-finite logits predict class 0."""
-    device = data.labels.device
+    device = next(model.parameters()).device
     sums = _Sums(device)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for images, labels in batches(data, EVALUATION_BATCH):
+        for images, labels in data.batches(EVALUATION_BATCH):
             with precision.arithmetic(device):
                 logits = model(precision.cast_batch(images))
             sums.add(cross_entropy(logits.double(), labels), logits, labels)

@@ -1,39 +1,57 @@
 """The learning-rate search of the published set-up: Optuna, log-uniform, with pruning.
 
-A search trains with the native rule and scores a rate by the accuracy on images held out of the training split,
-so that the test split stays unseen.
+A search scores a rate by the accuracy on images held out of the training split, so that the test split stays unseen.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
+import pandas as pd
 import torch
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
-from nonsmooth import datasets, training
+from nonsmooth import training
 from nonsmooth.cells import TrainingCell
-from nonsmooth.config import CONDITION, read, training_cells
+from nonsmooth.files import content_hash
+from nonsmooth.images import Images, StreamedImages
+
+logger = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = 1e-5, 1e-1
 HELD_OUT = 5  # every fifth training image is held out
+# A trial is pruned where its accuracy is below the median of earlier ones after this many epochs or later, once
+# Optuna has five finished trials. ASSUME: the published search pruned by the median, which is Optuna's default.
+WARMUP_EPOCHS = 2
 
 
 def search(
-    cell: TrainingCell, data: training.Images, settings: training.Settings, trials: int = 10, epochs: int = 10
+    cell: TrainingCell,
+    data: Images | StreamedImages,
+    settings: training.Settings,
+    trials: int,
+    journal: str | Path | None = None,
 ) -> optuna.Study:
     """Search the learning rate of `cell`; `study.best_params["learning_rate"]` is the result.
 
+    A search that was interrupted goes on after its last finished trial and ends with the same trials as one that was
+    not: the draw of a trial depends on the seed, its number and the finished trials before it.
+
     Args:
-        cell: the condition; its rule, learning rate and epochs are replaced, its seed also seeds the sampler.
+        cell: the condition; each trial trains it for its epochs with another learning rate. Its seed also seeds the draws.
         data: the training split.
-        trials, epochs: number of rates tried, and epochs for each; a trial whose accuracy is below the median
-            of the earlier trials at the same epoch stops early.
+        settings: device, threads, determinism.
+        trials: number of rates tried.
+        journal: file that keeps the trials; None keeps nothing. It may hold a search of fewer trials, which is extended.
+
+    Raises ValueError if the journal holds the search of another cell, or is damaged.
     """
-    held_out = torch.arange(len(data), device=data.labels.device) % HELD_OUT == HELD_OUT - 1
-    fit, check = (replace(data, images=data.images[mask], labels=data.labels[mask]) for mask in (~held_out, held_out))
+    held_out = torch.arange(len(data)) % HELD_OUT == HELD_OUT - 1
+    fit, check = data.subset(~held_out), data.subset(held_out)
 
     def objective(trial: optuna.Trial) -> float:
         rate = trial.suggest_float("learning_rate", LOWEST, HIGHEST, log=True)
@@ -43,54 +61,59 @@ def search(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        tried = replace(cell, rule="native", learning_rate=rate, epochs=epochs)
+        tried = replace(cell, learning_rate=rate)
         return training.train(tried, fit, check, settings, on_epoch=report).metrics[-1]["test_accuracy"]
 
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=cell.seed),
-        pruner=optuna.pruners.MedianPruner(n_warmup_steps=2),
-    )
-    study.optimize(objective, n_trials=trials)
+    study = _open(cell, journal)
+    while (number := len(finished(study))) < trials:
+        study.sampler = optuna.samplers.TPESampler(seed=(cell.seed * 10007 + number) % 2**32)
+        study.optimize(objective, n_trials=1)
+        trial = finished(study)[-1]
+        logger.info("trial %d of %d: rate %.4g, held-out accuracy %.4f, %s", number + 1, trials,
+                    trial.params["learning_rate"], trial.value, trial.state.name.lower())  # fmt: skip
     return study
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m nonsmooth.tuning",
-        description="Search a learning rate for every condition of a preset and print entries for learning_rates.",
-    )
-    parser.add_argument("--config", default="config/config.yaml")
-    parser.add_argument("--schema", default="workflow/schemas/config.schema.yaml")
-    parser.add_argument("--prepared", default="data/prepared", help="folder of prepared data")
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=10)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Its trials that came to an end, in order; a killed trial stays unfinished for ever and counts for nothing."""
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
+
+def trial_table(study: optuna.Study) -> pd.DataFrame:
+    """One row per finished trial: `trial` (from 1), `learning_rate`, `epochs` trained, held-out `accuracy` of the last of
+    them, `pruned`, and whether it was `chosen`."""
+    rows = [
+        {
+            "trial": position,
+            "learning_rate": trial.params["learning_rate"],
+            "epochs": len(trial.intermediate_values),
+            "accuracy": trial.intermediate_values[max(trial.intermediate_values)],
+            "pruned": trial.state is TrialState.PRUNED,
+            "chosen": trial.number == study.best_trial.number,
+        }
+        for position, trial in enumerate(finished(study), start=1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _open(cell: TrainingCell, journal: str | Path | None) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    identity = content_hash(replace(cell, learning_rate="search").to_dict())
+    storage = None
     try:
-        search_all(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        parser.exit(1, f"{error}\n")
-
-
-def search_all(arguments: argparse.Namespace) -> None:
-    """Search for every condition of a preset, and print each result as soon as it is there."""
-    config = read(arguments.config, arguments.schema, needs_rates=False)
-    settings = training.Settings(config["device"], config["threads"], config["deterministic"])
-    conditions: dict[tuple, TrainingCell] = {}
-    for cell in training_cells(config, needs_rates=False):
-        conditions.setdefault(tuple(getattr(cell, factor) for factor in CONDITION), replace(cell, seed=0))
-    for condition, cell in conditions.items():
-        path = f"{arguments.prepared}/{cell.dataset}/train.npy"
-        data = training.Images.on_device(
-            cell.dataset, *datasets.load(cell.dataset, path), torch.device(settings.device)
+        if journal is not None:
+            Path(journal).parent.mkdir(parents=True, exist_ok=True)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        study = optuna.create_study(
+            study_name="learning_rate",
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_warmup_steps=WARMUP_EPOCHS),
+            storage=storage,
+            load_if_exists=True,
         )
-        study = search(cell, data, settings, arguments.trials, arguments.epochs)
-        rate = study.best_params["learning_rate"]
-        entry = ", ".join(f"{key}: {value}" for key, value in zip(CONDITION, condition, strict=True))
-        print(f"  - {{{entry}, value: {rate:.4g}}}  # held-out accuracy {study.best_value:.3f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{journal}: not a journal of trials ({error}); delete it to search again") from error
+    if study.user_attrs.setdefault("cell", identity) != identity:
+        raise ValueError(f"{journal}: holds the search of a cell with other settings; delete it to search again")
+    study.set_user_attr("cell", identity)
+    return study

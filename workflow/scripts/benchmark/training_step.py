@@ -27,7 +27,7 @@ BUDGET = 20.0
 def lenet5_step(precision: Precision, arithmetic) -> Callable[[], None]:
     """A training step of LeNet-5 on random images of MNIST's shape."""
     cell = TrainingCell(
-        "mnist_5k", "lenet5", "none", "sgd", precision.name, "native", 0, 1, BATCH, 0.01, 0.9, 5e-4, 1e-8
+        dataset="mnist_5k", architecture="lenet5", precision=precision.name, learning_rate=0.01, weight_decay=5e-4
     )
     model = training.initial_model(cell)
     optimizer = training.build_optimizer(cell, model)

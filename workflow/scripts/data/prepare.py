@@ -6,5 +6,5 @@ from nonsmooth.joblog import job_log
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         datasets.prepare(
-            snakemake.wildcards.dataset, snakemake.wildcards.split, snakemake.output[0], snakemake.params.path
+            snakemake.wildcards.dataset, snakemake.wildcards.split, snakemake.output[0], snakemake.params.folder
         )

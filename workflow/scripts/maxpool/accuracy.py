@@ -1,5 +1,7 @@
 """Box plot of the final test accuracy against beta, with and without batch norm, for one condition."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -9,17 +11,22 @@ from nonsmooth import maxpool, plotting
 from nonsmooth.joblog import job_log
 
 COLUMNS = ["normalization", "rule", "beta", "evaluation", "seed", "test_accuracy", "diverged"]
+PUBLISHED = ["normalization", "beta", "published_mean", "published_std", "published_runs", "published_epochs"]
 # Where a box stands beside the tick of its beta.
-OFFSETS = {"native": 0.0, "minimal": 0.0, "exact": -0.2, "composed": 0.2}
+OFFSETS = {"native": 0.0, "minimal": 0.0, "exact": -0.2, "composed": 0.2, "other": 0.0}
+PUBLISHED_OFFSET = 0.38
 
 
-def plot(runs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str]) -> None:
+def plot(runs: pd.DataFrame, published: pd.DataFrame, condition: dict[str, Any], outputs: dict[str, str]) -> None:
     chosen = maxpool.select(runs, condition)
     data = chosen[COLUMNS].assign(
         accuracy_percent=100 * chosen.test_accuracy, family=chosen.rule.map(plotting.rule_family)
     )
-    positions = plotting.beta_axis(data.beta)
-    data["position"] = data.beta.map(positions) + data.family.map(OFFSETS)
+    # Every evaluation is beside the same published value.
+    theirs = maxpool.select(published, condition)[PUBLISHED].drop_duplicates()
+    places = plotting.places(data)
+    positions = plotting.place_axis(places)
+    data["position"] = places.map(positions).astype(float) + data.family.map(OFFSETS)
     families = [name for name in OFFSETS if name in set(data.family)]
     lost = [name for name in families if data.diverged[data.family == name].any()]
     normalizations = list(data.normalization.unique())
@@ -35,14 +42,15 @@ def plot(runs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str])
         for diverged, marker, size in ((False, "o", 3.5), (True, "X", 5.5)):
             if (part.diverged == diverged).any():
                 sns.stripplot(part[part.diverged == diverged], **shared, marker=marker, size=size, jitter=False)
+        draw_published(axis, theirs[theirs.normalization == normalization], positions)
         count_diverged(axis, part, lost, is_first=axis is axes[0, 0])
         axis.set_title(plotting.word(normalization), pad=6 + 9 * len(lost))
         axis.set(xlabel="β (0: native, 1: minimal)", ylabel="")
-        axis.set_xticks(list(positions.values()), map(plotting.beta_label, positions))
+        axis.set_xticks(list(positions.values()), map(plotting.place_label, positions))
         axis.set_xlim(-0.5, len(positions) - 0.5)
         axis.grid(axis="x", visible=False)
     # Where every run learns, the whole range would hide how they differ.
-    lowest = data.accuracy_percent.min()
+    lowest = min(data.accuracy_percent.min(), (100 * (theirs.published_mean - theirs.published_std)).min())
     axes[0, 0].set_ylim(*((0, 104) if lowest < 50 else (5 * ((lowest - 1) // 5), 100.5)))
     axes[0, 0].set_ylabel("test accuracy, last epoch (%)")
     handles = [
@@ -50,11 +58,29 @@ def plot(runs: pd.DataFrame, condition: dict[str, str], outputs: dict[str, str])
     ]
     if lost:
         handles.append(plt.Line2D([], [], color="0.3", marker="X", markersize=5, linestyle="", label="diverged run"))
+    if len(theirs):
+        handles.append(published_handle(theirs))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     runs_per_box = plotting.run_count(data.groupby(["normalization", "rule"]).size())
     figure.suptitle(f"{plotting.condition_title(condition)}: {runs_per_box} per box", fontsize=10)
-    data = data.drop(columns="position")
+    keys = ["normalization", "beta"]
+    data = data.drop(columns="position").merge(theirs, how="left", on=keys) if len(theirs) else data.drop(columns="position")
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
+
+
+def draw_published(axis, theirs: pd.DataFrame, positions: dict) -> None:
+    """Mean and standard deviation of the published runs, to the right of ours."""
+    axis.errorbar(
+        theirs.beta.map(positions) + PUBLISHED_OFFSET, 100 * theirs.published_mean, 100 * theirs.published_std,
+        color=plotting.COLOURS["published"], marker="D", markersize=3.5, linestyle="", capsize=2, zorder=1,
+    )  # fmt: skip
+
+
+def published_handle(theirs: pd.DataFrame):
+    """The legend's entry for the published values, with their numbers of runs and epochs."""
+    runs, epochs = plotting.run_count(theirs.published_runs), plotting.span(theirs.published_epochs)
+    return plt.Line2D([], [], color=plotting.COLOURS["published"], marker="D", markersize=4, linestyle="",
+                      label=f"published, mean ± std ({runs}, {epochs} epochs)")  # fmt: skip
 
 
 def count_diverged(axis, data: pd.DataFrame, lost: list[str], is_first: bool) -> None:
@@ -74,6 +100,7 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         plot(
             pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=[""]),
-            {factor: snakemake.wildcards[factor] for factor in maxpool.GROUP},
+            pd.read_csv(snakemake.input.published, keep_default_na=False, na_values=[""]),
+            snakemake.params.group,
             dict(snakemake.output.items()),
         )

@@ -4,29 +4,34 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from nonsmooth import maxpool, plotting
+from nonsmooth.cells import GROUP
 from nonsmooth.joblog import job_log
 
 # Panels side by side; more of them go below, so that the text of a wide preset stays readable on a page.
 COLUMNS = 4
-MARKERS = {"native": "o", "exact": "o", "composed": "s"}
+MARKERS = {"native": "o", "exact": "o", "composed": "s", "other": "^"}
 LABELS = {
     "native": "native and minimal",
     "exact": "exact (true maximum, hybrid Jacobian)",
     "composed": "composed (as published)",
+    "other": "other rules",
 }
 
 
-def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
-    panels = maxpool.conditions(runs, maxpool.GROUP)
+def plot(runs: pd.DataFrame, published: pd.DataFrame, outputs: dict[str, str]) -> None:
+    panels = maxpool.conditions(runs, GROUP)
     normalizations = list(runs.normalization.unique())
     # Without hybrid rules there is one line, of native and minimal.
     families = [name for name in ("exact", "composed") if name in set(runs.evaluation)] or ["native"]
     offsets = {name: 0.24 * (number - (len(families) - 1) / 2) for number, name in enumerate(families)}
-    positions = plotting.beta_axis(runs.beta)
-    data = runs.groupby([*maxpool.GROUP, "normalization", "rule", "beta"], sort=False).agg(
+    runs = runs.assign(place=plotting.places(runs))
+    positions = plotting.place_axis(runs.place)
+    data = runs.groupby([*GROUP, "normalization", "rule", "beta", "place"], sort=False, dropna=False).agg(
         mean=("test_accuracy", "mean"), min=("test_accuracy", "min"), max=("test_accuracy", "max"),
         runs=("seed", "size"), diverged=("diverged", "sum"),
     ).reset_index()  # fmt: skip
+    # Every evaluation is beside the same published value.
+    theirs = published[[*GROUP, "normalization", "beta", "published_mean", "published_std"]].drop_duplicates()
 
     plotting.use_style()
     columns = min(COLUMNS, len(panels))
@@ -38,17 +43,19 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
         for position, normalization in enumerate(normalizations):
             axis = axes[block * len(normalizations) + position, column]
             part = maxpool.select(
-                data, {**dict(zip(maxpool.GROUP, panel, strict=True)), "normalization": normalization}
+                data, {**dict(zip(GROUP, panel, strict=True)), "normalization": normalization}
             )
             for family, offset in offsets.items():
                 if families != ["native"] and family not in set(part.rule.map(plotting.rule_family)):
                     continue
                 rules = part[part.rule.map(plotting.rule_family).isin(["native", "minimal", family])]
                 draw_line(axis, rules.sort_values("beta"), positions, family, offset)
+            draw_line(axis, part[part.beta.isna()], positions, "other", 0, linestyle="")
+            draw_published(axis, maxpool.select(theirs, {**dict(zip(GROUP, panel, strict=True)), "normalization": normalization}), positions)
             axis.set(xlim=(-0.5, len(positions) - 0.5), ylim=(0, 104))
             axis.set_yticks(range(0, 101, 20))
             axis.grid(axis="x", visible=False)
-            axis.set_xticks(list(positions.values()), map(plotting.beta_label, positions), rotation=45, ha="right",
+            axis.set_xticks(list(positions.values()), map(plotting.place_label, positions), rotation=45, ha="right",
                             rotation_mode="anchor")  # fmt: skip
             is_lowest = position == len(normalizations) - 1
             axis.tick_params(labelbottom=is_lowest)
@@ -61,12 +68,15 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
         axis.set_visible(axis.has_data())
     handles = [
         plt.Line2D([], [], color=plotting.COLOURS[name], marker=MARKERS[name], markersize=4, label=LABELS[name])
-        for name in families
+        for name in [*families, *(["other"] if data.beta.isna().any() else [])]
     ]
     if data.diverged.any():
         handles.append(
             plt.Line2D([], [], color="0.2", marker="x", linestyle="", markersize=7, label="some runs diverged")
         )
+    if len(theirs):
+        handles.append(plt.Line2D([], [], color=plotting.COLOURS["published"], marker="_", linestyle="", markersize=8,
+                                  markeredgewidth=2.5, label="published"))  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     names = {f"{plotting.word(panel[1])} on {plotting.word(panel[0])}" for panel in panels}
     count = plotting.run_count(data.runs)
@@ -77,19 +87,26 @@ def plot(runs: pd.DataFrame, outputs: dict[str, str]) -> None:
 
 def panel_title(panel: tuple[str, ...], panels: list[tuple[str, ...]]) -> str:
     """Precision and optimizer, below the architecture and dataset where panels differ in them."""
-    dataset, architecture, optimizer, precision = map(plotting.word, panel)
-    arithmetic = f"{precision}, {optimizer}"
+    dataset, architecture, optimizer, precision = map(plotting.word, panel[:4])
+    arithmetic = ", ".join([precision, optimizer, *plotting.relu_words(panel[4])])
     return arithmetic if len({other[:2] for other in panels}) == 1 else f"{architecture}, {dataset}\n{arithmetic}"
 
 
-def draw_line(axis, rules: pd.DataFrame, positions: dict[float, int], family: str, offset: float) -> None:
+def draw_published(axis, theirs: pd.DataFrame, positions: dict) -> None:
+    """A bar behind our points at the published mean."""
+    axis.plot(theirs.beta.map(positions), 100 * theirs.published_mean, "_", color=plotting.COLOURS["published"],
+              markersize=14, markeredgewidth=2.5, zorder=1)  # fmt: skip
+
+
+def draw_line(axis, rules: pd.DataFrame, positions: dict, family: str, offset: float, linestyle: str = "-") -> None:
     """Mean and range per beta; a cross where a run diverged."""
-    x = rules.beta.map(positions) + offset
+    x = rules.place.map(positions).astype(float) + offset
     mean, low, high = 100 * rules["mean"], 100 * rules["min"], 100 * rules["max"]
     # The mean of equal accuracies can be an ulp beside them.
     deviation = (mean - low).clip(lower=0), (high - mean).clip(lower=0)
     colour = plotting.COLOURS[family]
-    axis.errorbar(x, mean, deviation, color=colour, marker=MARKERS[family], markersize=3.5, capsize=2)
+    axis.errorbar(x, mean, deviation, color=colour, marker=MARKERS[family], markersize=3.5, capsize=2,
+                  linestyle=linestyle)  # fmt: skip
     some = rules.diverged > 0
     axis.plot(x[some], mean[some], "x", color="0.2", markersize=7)
 
@@ -98,5 +115,6 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         plot(
             pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=[""]),
+            pd.read_csv(snakemake.input.published, keep_default_na=False, na_values=[""]),
             dict(snakemake.output.items()),
         )

@@ -1,14 +1,15 @@
-"""Gather all cells into one table of runs, one of epochs, the summary and the costs."""
+"""Gather all cells into tables: runs, epochs, the summary, the costs, and ours beside the published values."""
 
-from nonsmooth import maxpool
+from nonsmooth import maxpool, published
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 
 
-def aggregate(cells, metrics, records, benchmarks, outputs) -> None:
-    runs, epochs = maxpool.read_runs(cells, metrics, records, benchmarks)
-    tables = {"runs": runs, "epochs": epochs, "summary": maxpool.summarize(runs), "costs": maxpool.costs(runs)}
+def aggregate(cells, metrics, records, outputs) -> None:
+    runs, epochs = maxpool.read_runs(cells, metrics, records)
+    tables = {"runs": runs, "epochs": epochs, "summary": maxpool.summarize(runs), "costs": maxpool.costs(runs),
+              "published": maxpool.compare(runs, published.training())}  # fmt: skip
     for name, table in tables.items():
         with atomic(outputs[name]) as temporary:
             table.to_csv(temporary, index=False)
@@ -20,6 +21,5 @@ if __name__ == "__main__":
             [TrainingCell.from_dict(cell) for cell in snakemake.params.cells],
             snakemake.input.metrics,
             snakemake.input.records,
-            snakemake.input.benchmarks,
             dict(snakemake.output.items()),
         )

@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 
-from nonsmooth import datasets, training
+from nonsmooth import images
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 from nonsmooth.ties import find_ties, initial_network, tie_counts
 
 
 def ties(dataset: str, prepared: str, architecture: str, image: int, seed: int, precisions, outputs) -> None:
-    data = training.Images.on_device(dataset, *datasets.load(dataset, prepared), torch.device("cpu"))
-    pixels = data.batch(slice(image, image + 1))[0][0]
+    data = images.load(dataset, architecture, prepared, torch.device("cpu"))
+    pixels = next(data.subset(torch.tensor([image])).batches(1))[0][0]
     measured = {name: find_ties(pixels, initial_network(architecture, dataset, seed), name) for name in precisions}
     arrays = {f"{name}/{key}": array for name, found in measured.items() for key, array in found.items()}
     with atomic(outputs["arrays"]) as temporary:

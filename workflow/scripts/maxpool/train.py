@@ -2,25 +2,32 @@
 
 import csv
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from nonsmooth import datasets, training
-from nonsmooth.cells import TrainingCell
-from nonsmooth.files import atomic, write_json
+from nonsmooth import images, training
+from nonsmooth.cells import SEARCH, TrainingCell
+from nonsmooth.files import atomic, read_json, write_json
 from nonsmooth.joblog import job_log
 
 
 def train(
-    cell: TrainingCell, train_path: str, test_path: str, settings: training.Settings, metrics: Path, record: Path
+    cell: TrainingCell,
+    train_path: str,
+    test_path: str,
+    settings: training.Settings,
+    metrics: Path,
+    record: Path,
+    workers: int = 0,
 ) -> None:
     def log(row: dict) -> None:
         logging.info(", ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
-    device = torch.device(settings.device)
+    settings = settings.on_this_machine()
     train_set, test_set = (
-        training.Images.on_device(cell.dataset, *datasets.load(cell.dataset, path), device)
+        images.load(cell.dataset, cell.architecture, path, torch.device(settings.device), workers)
         for path in (train_path, test_path)
     )
     run = training.train(cell, train_set, test_set, settings, on_epoch=log)
@@ -34,16 +41,20 @@ def train(
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         wanted = snakemake.params.settings
-        if snakemake.threads != wanted["threads"]:
+        if snakemake.threads < wanted["threads"]:
             raise ValueError(
                 f"threads: {wanted['threads']} per cell, but Snakemake gave {snakemake.threads}, and sums depend on it; "
                 f"run with --cores {wanted['threads']} or more"
             )
+        cell = TrainingCell.from_dict(snakemake.params.cell)
+        if cell.learning_rate == SEARCH:
+            cell = replace(cell, learning_rate=read_json(snakemake.input.search)["learning_rate"])
         train(
-            TrainingCell.from_dict(snakemake.params.cell),
+            cell,
             snakemake.input.train,
             snakemake.input.test,
             training.Settings(**wanted),
             Path(snakemake.output.metrics),
             Path(snakemake.output.record),
+            workers=snakemake.threads - wanted["threads"],
         )

@@ -1,14 +1,17 @@
 """Assemble the report from the tables and figures of the preset; every number in it is computed here from them."""
 
+import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nonsmooth import plotting
 from nonsmooth.files import read_json, write_text
 from nonsmooth.joblog import job_log
-from nonsmooth.maxpool import CONDITION, EXPERIMENTS
+from nonsmooth.cells import CONDITION
+from nonsmooth.maxpool import EXPERIMENTS
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.report import Figure, Section, Table, combined_provenance, render, words
 
@@ -26,29 +29,48 @@ RULES = (
 )
 
 
-def maxpool_sections(runs, summary, costs, ties, figures, captions, options, run) -> list[Section]:
+def maxpool_sections(tables: dict[str, pd.DataFrame | None], figures, captions, options, run) -> list[Section]:
+    runs = tables["runs"]
+
     def figure(stem: str, title: str) -> Figure:
         path = figures[stem]
         return Figure(path, title, captions[stem.split("/")[0]], f"snakemake {path.with_suffix('.pdf')}{options}")
 
     def group(stem: str) -> str:
-        dataset, architecture, optimizer, precision = map(plotting.word, stem.split("/")[1:])
-        return f"{architecture} on {dataset}, {optimizer}, {precision}"
+        *names, relu = stem.split("/")[1:]
+        dataset, architecture, optimizer, precision = map(plotting.word, names)
+        words = [f"{architecture} on {dataset}", optimizer, precision]
+        return ", ".join([*words, *plotting.relu_words(float(relu.removeprefix("relu-")))])
+
+    def for_readers(name: str, title: str) -> Table:
+        files = tuple(f"figures/{run}/maxpool/{name}.{suffix}" for suffix in ("csv", "md", "tex"))
+        return Table(title, tables[name], captions[name], f"snakemake {files[0]}{options}", files, collapsed=True)
 
     asked = Section("What was asked", [QUESTION, RULES])
     ran = Section("What was run", [conditions_sentence(runs)], tables=[
-        Table("Cost", varying(readable_costs(costs), runs), "Per precision and optimizer: median speed of training, time summed over the "
-              "jobs with their start, and the largest memory of a job, as Snakemake measured them.",
+        Table("Cost", varying(readable_costs(tables["costs"]), runs), "Per condition: median speed of training, time summed over the "
+              "jobs with their start, and the largest memory of a job, as the cells recorded them.",
               f"snakemake results/{run}/maxpool/costs.csv{options}", (f"results/{run}/maxpool/costs.csv",))])  # fmt: skip
+    if tables["searches"] is not None:
+        ran.tables.append(
+            Table("Searches for learning rates", readable_searches(tables["searches"]),
+                  "Every trial: the rate, the epochs it was trained for, and the accuracy after them on the training "
+                  "images that were held out. A pruned trial was stopped because it was below the median of earlier ones.",
+                  f"snakemake results/{run}/maxpool/searches.csv{options}", (f"results/{run}/maxpool/searches.csv",),
+                  collapsed=True))  # fmt: skip
     accuracy = Section("Accuracy against β", figures=[figure("accuracy_by_beta", "All conditions")])
     accuracy.figures += [figure(stem, group(stem)) for stem in figures if stem.startswith("accuracy/")]
-    accuracy.tables.append(
-        Table("Final accuracy of every condition", summary, captions["summary"],
-              f"snakemake figures/{run}/maxpool/summary.csv{options}",
-              tuple(f"figures/{run}/maxpool/summary.{suffix}" for suffix in ("csv", "md", "tex")),
-              collapsed=True))  # fmt: skip
-    loss = Section("Training loss", figures=[figure(s, group(s)) for s in figures if s.startswith("loss/")])
-    sections = [asked, ran, accuracy, loss, diverged_section(runs, options, run)]
+    accuracy.tables.append(for_readers("summary", "Final accuracy of every condition"))
+    sections = [asked, ran, accuracy]
+    if len(tables["published"]):
+        sections.append(Section("Ours and published", [published_sentence(tables["published"])],
+                                tables=[for_readers("published", "Conditions that were published and run here")]))  # fmt: skip
+    sections += [
+        Section(title, figures=[figure(stem, group(stem)) for stem in figures if stem.startswith(f"{kind}/")])
+        for title, kind in (("Training loss", "loss"), ("Accuracy by epoch", "accuracy_by_epoch"))
+    ]
+    sections.append(diverged_section(runs, options, run))
+    ties = tables["ties"]
     if ties is not None:
         sections.append(
             Section("Where the ties are", figures=[figure("tie_map", "Ties in one image")], tables=[
@@ -59,21 +81,50 @@ def maxpool_sections(runs, summary, costs, ties, figures, captions, options, run
     return sections
 
 
+def published_sentence(published: pd.DataFrame) -> str:
+    """How many of the conditions are within the spread of both, and the largest difference."""
+    composed = published[published.evaluation != "exact"]
+    both = (composed["std (%)"] ** 2 + composed["published std (%)"] ** 2) ** 0.5
+    near = composed["difference (points)"].abs() <= 2 * both
+    shorter = composed[composed.epochs < composed["published epochs"]]
+    sentence = (
+        f"{words(len(composed), 'condition')} of the published program and of PyTorch's own rule can be compared. In "
+        f"{int(near.sum())} of them the means differ by at most twice the root of the summed variances of the runs."
+    )
+    if len(shorter):
+        sentence += f" In {words(len(shorter), 'condition')} ours were trained for fewer epochs than the published runs."
+    return sentence
+
+
+def readable_searches(searches: pd.DataFrame) -> pd.DataFrame:
+    """Every trial, with the factors that vary and words for flags."""
+    words = {True: "yes", False: ""}
+    constant = [name for name in CONDITION if searches[name].nunique() == 1]
+    return searches.assign(
+        learning_rate=searches.learning_rate.map("{:.4g}".format),
+        accuracy=searches.accuracy.map("{:.3f}".format),
+        pruned=searches.pruned.map(words),
+        chosen=searches.chosen.map(words),
+    ).drop(columns=constant).rename(columns={"learning_rate": "learning rate", "relu_derivative": "ReLU'(0)"})  # fmt: skip
+
+
 def conditions_sentence(runs: pd.DataFrame) -> str:
     def values(name: str) -> str:
         return ", ".join(plotting.word(value) for value in runs[name].unique())
 
     epochs = ", ".join(map(str, sorted(runs.epochs.unique())))
     seeds = plotting.span(runs.groupby(list(CONDITION)).seed.nunique())
-    betas = ", ".join(map(plotting.beta_label, sorted(runs.beta.unique())))
+    betas = ", ".join(map(plotting.place_label, sorted(runs.beta.dropna().unique())))
+    others = [f"rule {rule}" for rule in runs.rule[runs.beta.isna()].unique()]
+    relus = [words for derivative in sorted(runs.relu_derivative.unique()) for words in plotting.relu_words(derivative)]
+    rules = "; ".join([f"β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{betas}", *others, *relus])
     return (
         f"{words(len(runs), 'training run')}: {values('architecture')} on {values('dataset')}; "
-        f"{values('normalization')}; {values('optimizer')}; {values('precision')}; β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{betas}; "
+        f"{values('normalization')}; {values('optimizer')}; {values('precision')}; {rules}; "
         f"{seeds} {'seed' if seeds == '1' else 'seeds'} per condition; {epochs} {'epoch' if epochs == '1' else 'epochs'}, "
         f"batch size {', '.join(map(str, runs.batch_size.unique()))}. "
         "Runs with one seed start from the same weights and see the same batches, whatever their rule and precision. "
-        "All rules of a condition share one learning rate, as published: "
-        + "; ".join(rate_sentences(runs)) + "."
+        "Learning rates: " + "; ".join(rate_sentences(runs)) + "."
     )  # fmt: skip
 
 
@@ -89,13 +140,13 @@ def rate_sentences(runs: pd.DataFrame):
 
 def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
     return costs.assign(
-        # Snakemake has no memory for a job that ended before its first look.
         **{
             name: costs[name].round().astype("Int64")
-            for name in ("images_per_second", "job_seconds", "peak_memory_mib")
+            for name in ("images_per_second", "job_seconds", "peak_memory_mib", "peak_gpu_memory_mib")
         }
-    ).rename(
-        columns={"images_per_second": "images/s", "job_seconds": "job time (s)", "peak_memory_mib": "memory (MiB)"}
+    ).dropna(axis="columns", how="all").rename(
+        columns={"images_per_second": "images/s", "job_seconds": "job time (s)", "peak_memory_mib": "memory (MiB)",
+                 "peak_gpu_memory_mib": "GPU memory (MiB)"}
     )
 
 
@@ -134,7 +185,7 @@ def diverged_section(runs: pd.DataFrame, options: str, run: str) -> Section:
 
 
 def left_out_section(runs: pd.DataFrame, has_ties: bool) -> Section:
-    done = {"accuracy", "loss"} | ({"ties"} if has_ties else set())
+    done = {"accuracy", "loss"} | ({"ties"} if has_ties else set()) | ({"imagenet"} & set(runs.dataset))
     left = pd.DataFrame(
         [{"experiment": name, "what it shows": what} for name, what in EXPERIMENTS.items() if name not in done]
     )
@@ -166,14 +217,14 @@ def summary_sentences(runs: pd.DataFrame) -> list[str]:
             phrases[0] += f" ({native.diverged.sum()} of {words(len(native), 'run')} diverged)"
         for evaluation, hybrid in hybrids.items():
             at_largest = compared[compared.evaluation == evaluation]
-            lost = [plotting.beta_label(beta) for beta in sorted(hybrid.beta[hybrid.diverged].unique())]
+            lost = [plotting.place_label(beta) for beta in sorted(hybrid.beta[hybrid.diverged].unique())]
             when = (
                 f"runs diverge at β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{', '.join(lost)}"
                 if lost
                 else "no run diverges"
             )
             if len(at_largest):
-                beta = plotting.beta_label(hybrid.beta.max())
+                beta = plotting.place_label(hybrid.beta.max())
                 phrases.append(
                     f"{evaluation} hybrid {percent(at_largest)} at β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{beta} ({when})"
                 )
@@ -196,24 +247,36 @@ def percent(runs: pd.DataFrame) -> str:
     return f"{100 * runs.test_accuracy.mean():.1f}\N{NO-BREAK SPACE}%"
 
 
+def command_options(config_files: list[str], overrides: dict[str, Any]) -> str:
+    """What a snakemake command needs to mean this preset, with a space before it."""
+    options = [] if config_files == ["config/config.yaml"] else ["--configfile", *config_files]
+    if overrides:
+        values = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items())
+        options += ["--config", *values]
+    return f" {shlex.join(options)}" if options else ""
+
+
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         run = snakemake.wildcards.run
-        files = snakemake.params.config_files
         # A target comes first, since --configfile takes any number of files.
-        options = "" if files == ["config/config.yaml"] else f" --configfile {shlex.join(files)}"
+        options = command_options(snakemake.params.config_files, snakemake.params.overrides)
         root = Path(f"figures/{run}/maxpool")
         runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
         runs = runs.fillna({"evaluation": ""}).astype({"first_nonfinite_step": "Int64"})
         records = [read_json(path) for path in snakemake.input.records]
+        tables = {
+            "runs": runs,
+            "costs": pd.read_csv(snakemake.input.costs),
+            "ties": pd.read_csv(snakemake.input.ties[0]) if snakemake.input.ties else None,
+            "searches": pd.read_csv(snakemake.input.searches[0]) if snakemake.input.searches else None,
+            **{name: pd.read_csv(snakemake.input[name], dtype={"beta": str}) for name in ("summary", "published")},
+        }
         text = render(
             run,
             summary_sentences(runs),
             maxpool_sections(
-                runs,
-                pd.read_csv(snakemake.input.summary, dtype={"beta": str}),
-                pd.read_csv(snakemake.input.costs),
-                pd.read_csv(snakemake.input.ties[0]) if snakemake.input.ties else None,
+                tables,
                 {str(Path(p).relative_to(root).with_suffix("")): Path(p) for p in snakemake.input.figures},
                 {Path(path).stem: Path(path).read_text() for path in snakemake.input.captions},
                 options,

@@ -1,0 +1,33 @@
+"""The rates that searches found, as entries for `learning_rates` in a configuration, and the table of all trials."""
+
+import pandas as pd
+
+from nonsmooth.cells import CONDITION, SETUP, TrainingCell
+from nonsmooth.files import atomic, read_json, write_text
+from nonsmooth.joblog import job_log
+
+
+def gather(cells: list[TrainingCell], trials: list[str], chosen: list[str], outputs: dict[str, str]) -> None:
+    tables, entries = [], ["learning_rates:"]
+    for cell, trials_path, chosen_path in zip(cells, trials, chosen, strict=True):
+        table = pd.read_csv(trials_path)
+        found = read_json(chosen_path)
+        tables.append(table.assign(**{name: getattr(cell, name) for name in CONDITION})[[*CONDITION, *table]])
+        entry = ", ".join(f"{name}: {getattr(cell, name)}" for name in SETUP)
+        entries.append(
+            f"  - {{{entry}, value: {found['learning_rate']}}}  # held-out accuracy {found['accuracy']:.3f}"
+            + ("" if (cell.rule, cell.relu_derivative) == ("native", 0) else f", {cell.rule}, relu {cell.relu_derivative:g}")
+        )  # fmt: skip
+    with atomic(outputs["trials"]) as temporary:
+        pd.concat(tables, ignore_index=True).to_csv(temporary, index=False)
+    write_text(outputs["entries"], "\n".join(entries) + "\n")
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        gather(
+            [TrainingCell.from_dict(cell) for cell in snakemake.params.cells],
+            snakemake.input.trials,
+            snakemake.input.chosen,
+            dict(snakemake.output.items()),
+        )

@@ -1,0 +1,82 @@
+"""The tables for readers, as CSV, Markdown and LaTeX: the summary, and ours beside the published values."""
+
+import pandas as pd
+
+from nonsmooth import plotting
+from nonsmooth.files import atomic, write_text
+from nonsmooth.joblog import job_log
+
+CONDITION = {
+    "dataset": "dataset",
+    "architecture": "architecture",
+    "normalization": "batch norm",
+    "optimizer": "optimizer",
+    "precision": "precision",
+    "relu_derivative": "ReLU'(0)",
+    "beta": "beta",
+    "evaluation": "evaluation",
+}
+SUMMARY = CONDITION | {
+    "test_accuracy_mean": "mean (%)",
+    "test_accuracy_std": "std (%)",
+    "test_accuracy_min": "min (%)",
+    "test_accuracy_max": "max (%)",
+    "runs": "runs",
+    "diverged": "diverged",
+}
+PUBLISHED = {key: word for key, word in CONDITION.items() if key != "relu_derivative"} | {
+    "ours_mean": "ours (%)",
+    "ours_std": "std (%)",
+    "ours_runs": "runs",
+    "ours_diverged": "diverged",
+    "ours_epochs": "epochs",
+    "published_mean": "published (%)",
+    "published_std": "published std (%)",
+    "published_runs": "published runs",
+    "published_diverged": "published diverged",
+    "published_epochs": "published epochs",
+    "difference": "difference (points)",
+}
+
+
+def readable(table: pd.DataFrame, headings: dict[str, str]) -> pd.DataFrame:
+    """The columns of `headings` under their readable names, with words for names and accuracies in percent."""
+    fractions = [name for name, heading in headings.items() if heading.endswith(("(%)", "(points)"))]
+    words = table.assign(
+        **{name: table[name].map(plotting.word) for name in ("dataset", "architecture", "optimizer")},
+        **{name: (100 * table[name].astype(float)).round(2) for name in fractions},
+        normalization=table.normalization.map({"none": "no", "batch_norm": "yes"}),
+        relu_derivative=table.relu_derivative.map("{:g}".format),
+        beta=table.beta.map(lambda beta: "" if pd.isna(beta) else plotting.place_label(beta)),
+        evaluation=table.evaluation.where(table.evaluation != "", table.rule),
+    )
+    return words[list(headings)].rename(columns=headings)
+
+
+def write(table: pd.DataFrame, outputs: dict[str, str]) -> None:
+    with atomic(outputs["csv"]) as temporary:
+        table.to_csv(temporary, index=False)
+    # tabulate writes a NaN as "nan", and would read the numbers in text with two decimals.
+    text = [position for position, name in enumerate(table) if not pd.api.types.is_numeric_dtype(table[name])]
+    markdown = (
+        table.astype(object)
+        .where(table.notna(), None)
+        .to_markdown(index=False, floatfmt=".2f", missingval="", disable_numparse=text)
+    )
+    write_text(outputs["md"], markdown + "\n")
+    latex = table.style.hide(axis="index").format(precision=2, na_rep="", escape="latex")
+    latex = latex.format_index(escape="latex", axis="columns").to_latex(hrules=True, environment="longtable")
+    write_text(outputs["tex"], latex)
+
+
+def read(path: str) -> pd.DataFrame:
+    """A table of conditions, in which an empty evaluation is text and an empty number is NaN."""
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return table.fillna({"evaluation": ""}).astype({"evaluation": object})
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        for name, headings in (("summary", SUMMARY), ("published", PUBLISHED)):
+            outputs = {suffix: snakemake.output[f"{name}_{suffix}"] for suffix in ("csv", "md", "tex")}
+            write(readable(read(snakemake.input[name]), headings), outputs)
