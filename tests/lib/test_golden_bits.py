@@ -27,11 +27,12 @@ from torch import Tensor
 from nonsmooth import datasets, provenance
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import read_json, write_json
+from nonsmooth.images import Images
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.pooling import max_pool2d
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import parse_rule
-from nonsmooth.training import Images, train
+from nonsmooth.training import train
 
 GOLDEN = Path(__file__).with_name("golden_bits.json")
 RECORD = "`python tests/lib/test_golden_bits.py --record`"
@@ -91,7 +92,7 @@ def portable_bits(prepared: Path) -> dict[str, str]:
         for rule, geometry in POOLINGS
         for precision in ("float16", "bfloat16", "float32", "float64")
     }
-    for split in datasets.SPLITS:
+    for split in datasets.DATASETS["mnist_5k"].sizes:
         images, labels = datasets.load("mnist_5k", prepared / f"{split}.npy")
         bits[f"data/mnist_5k/{split}"] = sha256(images, labels)
         bits[f"batches/mnist_5k/{split}"] = sha256(
@@ -124,7 +125,7 @@ def training_bits(prepared: Path) -> dict[str, str]:
         )
         record = train(cell, train_set, test_set).record
         assert not record["diverged"], f"{cell}: choose a cell whose weights stay finite"
-        bits[cell.path] = record["weights_sha256"]
+        bits[f"mnist_5k/lenet5/{normalization}/{optimizer}/{precision}/{rule}/seed0"] = record["weights_sha256"]
     return bits
 
 
@@ -344,7 +345,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def prepare() -> Path:
-            for split in datasets.SPLITS:
+            for split in datasets.DATASETS["mnist_5k"].sizes:
                 datasets.prepare("mnist_5k", split, Path(folder) / f"{split}.npy")
             return Path(folder)
 

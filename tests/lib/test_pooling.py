@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torchvision.models import resnet18, vgg11
 
+from nonsmooth import pooling
 from nonsmooth.pooling import MaxPool2d, max_pool2d, replace_max_pools
 from nonsmooth.rules import Hybrid, Minimal, Native, Rule, rule_beta
 
@@ -699,6 +700,33 @@ def test_three_sizes_are_refused() -> None:
         max_pool2d(torch.zeros(1, 1, 4, 4), (2, 2, 2), rule=Minimal())
 
 
+class Mean:
+    """A rule from outside: the mean of a window."""
+
+    def __str__(self) -> str:
+        return "mean"
+
+
+def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mean(input: Tensor, geometry) -> Tensor:
+        return F.avg_pool2d(input, geometry.kernel, geometry.stride, geometry.padding, geometry.ceil_mode)
+
+    monkeypatch.setitem(pooling.POOLINGS, Mean, mean)
+    input = fill((2, 3, 7, 8), "noise", 0, torch.float32).requires_grad_()
+    model = replace_max_pools(nn.Sequential(nn.MaxPool2d((3, 2), 2, 1)), Mean())
+    outputs = model(input), F.avg_pool2d(input, (3, 2), 2, 1)
+    assert_same_bits(*outputs)
+    assert_same_bits(*(torch.autograd.grad(output.square().sum(), input)[0] for output in outputs))
+    assert "rule=mean" in repr(model[0])
+    with pytest.raises(ValueError, match="rule mean has no indices"):
+        max_pool2d(input, 2, return_indices=True, rule=Mean())
+
+
+def test_a_rule_of_ones_own_that_was_not_registered_is_refused() -> None:
+    with pytest.raises(TypeError, match="rule must be"):
+        max_pool2d(torch.zeros(1, 1, 2, 2), 2, rule=Mean())
+
+
 def pools(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
 
@@ -713,32 +741,9 @@ def test_replacing_keeps_every_setting() -> None:
     assert not pool.training
 
 
-def test_replacing_reaches_nested_pools_in_place() -> None:
-    inner = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2))
-    model = nn.Sequential(nn.ModuleDict({"block": inner}), nn.ReLU(), nn.MaxPool2d(2))
-    kept = [inner[0], model[1]]
-    assert replace_max_pools(model, Minimal()) is model
-    assert [pool.rule for pool in pools(model)] == [Minimal(), Minimal()]
-    assert [inner[0], model[1]] == kept
-
-
 def test_replacing_again_changes_the_rule() -> None:
     model = replace_max_pools(nn.Sequential(MaxPool2d(2, rule=Native())), Minimal())
     assert model[0].rule == Minimal()
-
-
-def test_a_pool_shared_by_two_parents_stays_shared() -> None:
-    shared = nn.MaxPool2d(2)
-    model = replace_max_pools(nn.Sequential(nn.Sequential(shared), nn.Sequential(shared)), Minimal())
-    assert model[0][0] is model[1][0]
-    assert model[0][0].rule == Minimal()
-
-
-def test_a_pool_used_twice_by_one_parent_stays_shared() -> None:
-    shared = nn.MaxPool2d(2)
-    model = replace_max_pools(nn.Sequential(shared, nn.ReLU(), shared), Minimal())
-    assert type(model[0]) is MaxPool2d
-    assert model[0] is model[2]
 
 
 @pytest.mark.parametrize("build", [vgg11, resnet18])

@@ -85,7 +85,7 @@ class Project:
 
 def copy_project(target: Path) -> Project:
     generated = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("workflow", "config", "profiles"):
+    for name in ("workflow", "config", "profiles", "data/published"):
         shutil.copytree(ROOT / name, target / name, ignore=generated)
     shutil.copy(ROOT / "Snakefile", target)
     return Project(target)

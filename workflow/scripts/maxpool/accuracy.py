@@ -14,7 +14,6 @@ COLUMNS = ["normalization", "rule", "beta", "evaluation", "seed", "test_accuracy
 PUBLISHED = ["normalization", "beta", "published_mean", "published_std", "published_runs", "published_epochs"]
 # Where a box stands beside the tick of its beta.
 OFFSETS = {"native": 0.0, "minimal": 0.0, "exact": -0.2, "composed": 0.2, "other": 0.0}
-PUBLISHED_OFFSET = 0.38
 
 
 def plot(runs: pd.DataFrame, published: pd.DataFrame, condition: dict[str, Any], outputs: dict[str, str]) -> None:
@@ -69,18 +68,19 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, condition: dict[str, Any],
 
 
 def draw_published(axis, theirs: pd.DataFrame, positions: dict) -> None:
-    """Mean and standard deviation of the published runs, to the right of ours."""
-    axis.errorbar(
-        theirs.beta.map(positions) + PUBLISHED_OFFSET, 100 * theirs.published_mean, 100 * theirs.published_std,
-        color=plotting.COLOURS["published"], marker="D", markersize=3.5, linestyle="", capsize=2, zorder=1,
-    )  # fmt: skip
+    """Behind ours: mean and, shaded, one standard deviation of the published runs."""
+    colour, half = plotting.COLOURS["published"], 0.42
+    for row in theirs.itertuples():
+        x, mean, std = positions[row.beta], 100 * row.published_mean, 100 * row.published_std
+        axis.fill_between([x - half, x + half], mean - std, mean + std, color=colour, alpha=0.3, linewidth=0, zorder=0.5)
+        axis.plot([x - half, x + half], [mean, mean], color=colour, linewidth=1.6, zorder=0.6)
 
 
 def published_handle(theirs: pd.DataFrame):
     """The legend's entry for the published values, with their numbers of runs and epochs."""
     runs, epochs = plotting.run_count(theirs.published_runs), plotting.span(theirs.published_epochs)
-    return plt.Line2D([], [], color=plotting.COLOURS["published"], marker="D", markersize=4, linestyle="",
-                      label=f"published, mean ± std ({runs}, {epochs} epochs)")  # fmt: skip
+    label = f"published, mean ± std ({runs}, {epochs} epochs)"
+    return plt.Line2D([], [], color=plotting.COLOURS["published"], linewidth=1.6, label=label)
 
 
 def count_diverged(axis, data: pd.DataFrame, lost: list[str], is_first: bool) -> None:

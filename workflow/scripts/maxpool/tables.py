@@ -61,7 +61,7 @@ def write(table: pd.DataFrame, outputs: dict[str, str]) -> None:
     markdown = (
         table.astype(object)
         .where(table.notna(), None)
-        .to_markdown(index=False, floatfmt=".2f", missingval="", disable_numparse=text)
+        .to_markdown(index=False, floatfmt=".2f", missingval="", disable_numparse=text if len(table) else True)
     )
     write_text(outputs["md"], markdown + "\n")
     latex = table.style.hide(axis="index").format(precision=2, na_rep="", escape="latex")

@@ -48,7 +48,7 @@ if __name__ == "__main__":
             )
         cell = TrainingCell.from_dict(snakemake.params.cell)
         if cell.learning_rate == SEARCH:
-            cell = replace(cell, learning_rate=read_json(snakemake.input.search)["learning_rate"])
+            cell = replace(cell, learning_rate=read_json(snakemake.input.search[0])["learning_rate"])
         train(
             cell,
             snakemake.input.train,
