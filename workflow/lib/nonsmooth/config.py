@@ -95,12 +95,33 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any]) -> dict[st
     """`config`, into which `overrides` from a command line were merged, with a run name of its own where it needs one.
 
     A run with other epochs, say, would replace the preset's results, so it is called `<run>-epochs<n>` unless it is
-    given a name.
+    given a name. Raises ConfigError for a key that needs a name of its own and has none.
     """
+    # Snakemake reads what is inside brackets as text.
+    config = {**config, **{key: _typed(config[key]) for key in overrides if key != "datasets"}}
+    if "run" in overrides:
+        return config
     renaming = [key for key in RENAMING if key in overrides]
-    if "run" in overrides or not renaming:
+    for key in ("learning_rates", "maxpool"):
+        if key in overrides:
+            raise ConfigError(
+                f"--config {key}: would replace the results of run {config.get('run')!r}; give a name, too: run=<name>"
+            )
+    if not renaming:
         return config
     return {**config, "run": "-".join([str(config.get("run")), *(f"{key}{overrides[key]}".lower() for key in renaming)])}
+
+
+def _typed(value: Any, is_inside: bool = False) -> Any:
+    """`value` with the text inside its lists and mappings read as YAML."""
+    match value:
+        case dict():
+            return {key: _typed(item, True) for key, item in value.items()}
+        case list():
+            return [_typed(item, True) for item in value]
+        case str() if is_inside:
+            return yaml.safe_load(value)
+    return value
 
 
 def training_cells(config: dict[str, Any]) -> list[TrainingCell]:
