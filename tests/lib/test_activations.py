@@ -117,7 +117,9 @@ def gradient(case: Case, derivative: float, level: str | None = None) -> Tensor:
 def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[actual.element_size()]
-    a, b = (tensor.detach().contiguous().masked_fill(tensor.isnan(), NAN).view(integers) for tensor in (actual, expected))
+    a, b = (
+        tensor.detach().contiguous().masked_fill(tensor.isnan(), NAN).view(integers) for tensor in (actual, expected)
+    )
     differing = (a != b).nonzero().tolist()
     assert not differing, f"first differing position {differing[0]}: {actual} is not {expected}"
 

@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nonsmooth import maxpool
-from nonsmooth.cells import TrainingCell
-from nonsmooth.files import write_json
+from nonsmooth import maxpool, published
+from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell
+from nonsmooth.files import read_json, write_json
 from nonsmooth.numerics import NUMERICS_VERSION
-from nonsmooth.precision import PRECISIONS
+from nonsmooth.rules import SIMPLE_RULES, Hybrid, parse_rule, rule_beta
 
 MakeCell = Callable[..., TrainingCell]
-CPU_PRECISIONS = [name for name, precision in PRECISIONS.items() if "cpu" in precision.devices]
 
 # --------------------------------------------------------------------------------------------------- runs
 
@@ -47,7 +46,7 @@ class Cells:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.cells, self.metrics, self.records, self.benchmarks = [], [], [], []
+        self.cells, self.metrics, self.records = [], [], []
 
     def add(self, cell: TrainingCell, epochs: int = 2, lost: list[str] = (), **record) -> None:
         """`lost`: columns that are NaN in the last epoch; `record`: what differs from a run without incident."""
@@ -55,6 +54,7 @@ class Cells:
         rows = metrics_rows(cell, epochs)
         rows[-1].update(dict.fromkeys(lost, math.nan))
         usual = {"diverged": False, "first_nonfinite_step": None, "steps": 32 * epochs, "skipped_steps": 0}
+        usual |= {"process_seconds": 15.5, "peak_memory_mib": 700.5}
         made_by = {"weights_sha256": "ab" * 32, "config_hash": "cd" * 32, "git": {"commit": "ef" * 20, "dirty": False}}
         made_by["numerics_version"] = NUMERICS_VERSION
         device = {"name": "a processor", "type": "cpu", "capability": "AVX2"}
@@ -63,15 +63,12 @@ class Cells:
             {"cell": cell.to_dict(), "epochs_run": epochs, "device": device, **usual, **made_by, **record},
         )
         pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
-        benchmark = pd.DataFrame({"s": [9.0, 12.5 + cell.seed], "h:m:s": "0:00:12", "max_rss": [1.0, 700.5]})
-        benchmark.to_csv(folder / "job.tsv", index=False, sep="\t")
         self.cells.append(cell)
         self.metrics.append(str(folder / "metrics.csv"))
         self.records.append(str(folder / "record.json"))
-        self.benchmarks.append(str(folder / "job.tsv"))
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        return maxpool.read_runs(self.cells, self.metrics, self.records, self.benchmarks)
+        return maxpool.read_runs(self.cells, self.metrics, self.records)
 
 
 @pytest.fixture
@@ -79,9 +76,12 @@ def cells(tmp_path: Path) -> Cells:
     return Cells(tmp_path)
 
 
-def test_a_run_is_the_last_epoch_the_record_and_the_job(cells: Cells, make_cell: MakeCell) -> None:
-    cell = make_cell(rule="hybrid-0.5-composed", optimizer="adam", precision="mixed16", seed=3, epochs=4)
-    cells.add(cell, epochs=4, skipped_steps=5)
+def test_a_run_is_the_last_epoch_and_the_record(cells: Cells, make_cell: MakeCell) -> None:
+    cell = make_cell(
+        rule="hybrid-0.5-composed", relu_derivative=0.5, optimizer="adam", precision="mixed16", seed=3, epochs=4,
+        schedule="step", augmentation="crop_flip", train_split="extra",
+    )  # fmt: skip
+    cells.add(cell, epochs=4, skipped_steps=5, peak_gpu_memory_mib=300.25)
     runs, epochs = cells.read()
     identity = {
         "dataset": "mnist_5k",
@@ -90,6 +90,7 @@ def test_a_run_is_the_last_epoch_the_record_and_the_job(cells: Cells, make_cell:
         "optimizer": "adam",
         "precision": "mixed16",
         "rule": "hybrid-0.5-composed",
+        "relu_derivative": 0.5,
         "beta": 0.5,
         "evaluation": "composed",
         "seed": 3,
@@ -107,12 +108,16 @@ def test_a_run_is_the_last_epoch_the_record_and_the_job(cells: Cells, make_cell:
         "epochs": 4,
         "batch_size": 64,
         "learning_rate": 0.03,
+        "schedule": "step",
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "adam_eps": 1e-4,
+        "augmentation": "crop_flip",
+        "train_split": "extra",
         "images_per_second": 450.0,  # the median of 700, 100, 200, 1000
-        "job_seconds": 15.5,  # a retried job has a row for each attempt, and the last one made the files
+        "job_seconds": 15.5,
         "peak_memory_mib": 700.5,
+        "peak_gpu_memory_mib": 300.25,
         "device": "a processor",
         "weights_sha256": "ab" * 32,
         "config_hash": "cd" * 32,
@@ -133,6 +138,39 @@ def test_runs_and_epochs_come_in_the_order_of_the_files(cells: Cells, make_cell:
     expected = [(*run, epoch) for run, epoch in itertools.product(expected, (1, 2))]
     assert list(epochs[[*columns, "epoch"]].itertuples(index=False, name=None)) == expected
     assert epochs.index.is_unique
+
+
+def test_the_memory_of_a_gpu_is_empty_without_one(cells: Cells, make_cell: MakeCell) -> None:
+    cells.add(make_cell())
+    cells.add(make_cell(seed=1), peak_gpu_memory_mib=300.25)
+    assert cells.read()[0].peak_gpu_memory_mib.isna().tolist() == [True, False]
+
+
+def test_a_rule_without_a_beta_has_none(cells: Cells, make_cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        def __str__(self) -> str:
+            return "other"
+
+    monkeypatch.setitem(SIMPLE_RULES, "other", Other)
+    for seed in range(2):
+        cells.add(make_cell(rule="other", seed=seed))
+    runs, epochs = cells.read()
+    assert runs.beta.isna().all()
+    assert set(runs.evaluation) == {""}
+    assert epochs.beta.isna().all()
+    (row,) = maxpool.summarize(runs).to_dict("records")
+    assert (row["rule"], row["runs"]) == ("other", 2)
+    assert math.isnan(row["beta"])
+
+
+def test_a_rate_that_was_searched_is_the_one_of_the_record(cells: Cells, make_cell: MakeCell) -> None:
+    """The preset does not know it, and every other setting still has to agree."""
+    cells.add(make_cell(learning_rate=0.0123))
+    cells.cells[0] = make_cell(learning_rate=SEARCH)
+    assert cells.read()[0].learning_rate.tolist() == [0.0123]
+    cells.cells[0] = make_cell(learning_rate=SEARCH, momentum=0.5)
+    with pytest.raises(ValueError, match=r"the cell was trained with momentum 0\.9, not 0\.5; delete"):
+        cells.read()
 
 
 def test_a_diverged_run_keeps_its_losses_its_step_and_its_accuracy(cells: Cells, make_cell: MakeCell) -> None:
@@ -170,9 +208,8 @@ DAMAGES = {
     "record that is not text": ("records", b"\xff\xfe{}"),
     "record without a cell": ("records", b"{}"),
     "record that is a list": ("records", b"[]"),
-    "empty benchmark": ("benchmarks", b""),
-    "benchmark with a header only": ("benchmarks", b"s\th:m:s\tmax_rss\n"),
-    "benchmark without a column": ("benchmarks", b"h:m:s\n0:00:12\n"),
+    "metrics of too few epochs": ("metrics", None),
+    "record of nothing": ("records", b"null"),
 }
 
 
@@ -188,7 +225,41 @@ def test_a_damaged_file_is_named(kind: str, content: bytes | None, cells: Cells,
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("setting", ["epochs", "learning_rate", "batch_size"])
+@pytest.mark.parametrize("name", sorted(maxpool.RECORDED))
+def test_a_record_that_lacks_something_is_named(name: str, cells: Cells, make_cell: MakeCell) -> None:
+    cells.add(make_cell())
+    record = read_json(cells.records[0])
+    del record[name]
+    write_json(cells.records[0], record)
+    with pytest.raises(ValueError, match=r"record\.json: not the record of a cell; delete it and run snakemake again"):
+        cells.read()
+
+
+@pytest.mark.xfail(strict=True, reason="KeyError, TypeError or AttributeError that names no file")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cell", {}),
+        ("cell", None),
+        ("cell", {"dataset": "mnist_5k", "architecture": "lenet5"}),
+        ("device", {}),
+        ("device", "a processor"),
+        ("git", None),
+        ("git", {}),
+    ],
+)
+def test_a_record_of_another_version_is_named(name: str, value: object, cells: Cells, make_cell: MakeCell) -> None:
+    """Such as one from before ReLU'(0) was a factor, moved to where it is now."""
+    cells.add(make_cell())
+    write_json(cells.records[0], {**read_json(cells.records[0]), name: value})
+    with pytest.raises(ValueError, match=r"record\.json: .*; delete it and run snakemake again"):
+        cells.read()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["epochs", "learning_rate", "batch_size", "schedule", "augmentation", "train_split", "relu_derivative", "seed"],
+)
 def test_a_cell_trained_otherwise_is_refused(setting: str, cells: Cells, make_cell: MakeCell) -> None:
     """Its files can be there although the preset has changed, if Snakemake's own folder was deleted."""
     cells.add(make_cell())
@@ -220,7 +291,7 @@ def runs() -> pd.DataFrame:
     generator = np.random.default_rng(0)
     factors = itertools.product(
         ("mnist_5k", "fashion_mnist"), ("batch_norm", "none"), ("sgd", "adam"), ("float32", "float16"),
-        (("minimal", 1.0, ""), ("hybrid-10000-exact", 1e4, "exact"), ("native", 0.0, "")),
+        (("minimal", 1.0, ""), ("hybrid-10000-exact", 1e4, "exact"), ("native", 0.0, "")), (0.0, 1.0),
     )  # fmt: skip
     rows = [
         {
@@ -232,6 +303,7 @@ def runs() -> pd.DataFrame:
             "rule": rule,
             "beta": beta,
             "evaluation": evaluation,
+            "relu_derivative": relu_derivative,
             "seed": seed,
             "epochs": int(generator.integers(1, 4)),
             "test_accuracy": 0.1 if (diverged := bool(generator.random() < 0.3)) else generator.random(),
@@ -240,11 +312,20 @@ def runs() -> pd.DataFrame:
             "images_per_second": 1000 * generator.random(),
             "job_seconds": 100 * generator.random(),
             "peak_memory_mib": 1000 * generator.random(),
+            "peak_gpu_memory_mib": 1000 * generator.random() if dataset == "mnist_5k" else None,
         }
-        for number, (dataset, normalization, optimizer, precision, (rule, beta, evaluation)) in enumerate(factors)
+        for number, (
+            dataset,
+            normalization,
+            optimizer,
+            precision,
+            (rule, beta, evaluation),
+            relu_derivative,
+        ) in enumerate(factors)
         for seed in range(1 + number % 4)
     ]
-    return pd.DataFrame([rows[i] for i in generator.permutation(len(rows))])
+    table = pd.DataFrame([rows[i] for i in generator.permutation(len(rows))])
+    return table.astype({"peak_gpu_memory_mib": "Float64"})
 
 
 def groups(runs: pd.DataFrame, *factors: str) -> dict[tuple, list[dict]]:
@@ -256,7 +337,7 @@ def groups(runs: pd.DataFrame, *factors: str) -> dict[tuple, list[dict]]:
 
 
 def test_summary_is_mean_and_deviation_over_all_runs(runs: pd.DataFrame) -> None:
-    keys = ("dataset", "architecture", "normalization", "optimizer", "precision", "rule", "beta", "evaluation")
+    keys = (*CONDITION, "beta", "evaluation")
     expected = groups(runs, *keys)
     found = maxpool.summarize(runs).to_dict("records")
     assert [tuple(row[key] for key in keys) for row in found] == list(expected)
@@ -277,7 +358,8 @@ def test_summary_is_mean_and_deviation_over_all_runs(runs: pd.DataFrame) -> None
 
 
 def test_costs_are_sums_over_jobs_and_medians_over_runs(runs: pd.DataFrame) -> None:
-    keys = ("dataset", "architecture", "optimizer", "precision")
+    keys = tuple(GROUP)
+    assert set(keys) == {"dataset", "architecture", "optimizer", "precision", "relu_derivative"}
     expected = groups(runs, *keys)
     found = maxpool.costs(runs).to_dict("records")
     assert [tuple(row.pop(key) for key in keys) for row in found] == list(expected)
@@ -285,6 +367,9 @@ def test_costs_are_sums_over_jobs_and_medians_over_runs(runs: pd.DataFrame) -> N
         column = {name: [member[name] for member in members] for name in members[0]}
         assert row.pop("job_seconds") == pytest.approx(math.fsum(column["job_seconds"]), rel=1e-14)
         assert row.pop("images_per_second") == pytest.approx(statistics.median(column["images_per_second"]))
+        on_gpu = [value for value in column["peak_gpu_memory_mib"] if not pd.isna(value)]
+        gpu = row.pop("peak_gpu_memory_mib")
+        assert pd.isna(gpu) if not on_gpu else gpu == max(on_gpu)
         assert row == {
             "runs": len(members),
             "epochs": max(column["epochs"]),
@@ -297,6 +382,156 @@ def test_costs_are_sums_over_jobs_and_medians_over_runs(runs: pd.DataFrame) -> N
 def test_conditions_are_distinct_and_in_order_of_appearance(runs: pd.DataFrame) -> None:
     for factors in (("precision",), ("optimizer", "rule"), ("dataset", "normalization", "precision", "beta")):
         assert maxpool.conditions(runs, factors) == list(groups(runs, *factors))
+
+
+# ----------------------------------------------------------------------------------------- beside the published
+
+
+def trained(setup: tuple, rule: str, **values) -> dict:
+    """A run of ours as `read_runs` gives it, as far as it matters."""
+    parsed = parse_rule(rule)
+    return {
+        **dict(zip(SETUP, setup, strict=True)),
+        "rule": rule,
+        "relu_derivative": 0.0,
+        "beta": rule_beta(parsed),
+        "evaluation": parsed.evaluation if isinstance(parsed, Hybrid) else "",
+        "seed": 0,
+        "epochs": 2,
+        "train_split": "train",
+        "test_accuracy": 0.5,
+        "diverged": False,
+        **values,
+    }
+
+
+MNIST = ("mnist", "lenet5", "none", "sgd", "float16")
+SVHN = ("svhn", "vgg11", "none", "sgd", "float16")
+COLUMNS = [*CONDITION, "beta", "evaluation",
+           *(f"ours_{name}" for name in ("mean", "std", "runs", "diverged", "epochs")),
+           *(f"published_{name}" for name in ("mean", "std", "runs", "diverged", "epochs")), "difference"]  # fmt: skip
+
+
+def reference(runs: list[dict], table: list[dict]) -> list[dict]:
+    """What `compare` says, by looking at every pair."""
+    found: dict[tuple, list[dict]] = {}
+    for run in runs:
+        key = (*(run[name] for name in CONDITION), run["train_split"])
+        found.setdefault(key, []).append(run)
+    rows = []
+    for members in found.values():
+        first, accuracies = members[0], [member["test_accuracy"] for member in members]
+        for theirs in table:
+            names = (*SETUP, "train_split", "beta")
+            if first["relu_derivative"] != 0 or any(first[name] != theirs[name] for name in names):
+                continue
+            row = {name: first[name] for name in (*CONDITION, "beta", "evaluation")}
+            row |= {
+                "ours_mean": statistics.fmean(accuracies),
+                "ours_std": statistics.stdev(accuracies) if len(accuracies) > 1 else math.nan,
+                "ours_runs": len(members),
+                "ours_diverged": sum(member["diverged"] for member in members),
+                "ours_epochs": max(member["epochs"] for member in members),
+            }
+            row |= {
+                "published_mean": theirs["test_accuracy_mean"],
+                "published_std": theirs["test_accuracy_std"],
+                "published_runs": theirs["runs"],
+                "published_diverged": theirs["diverged"],
+                "published_epochs": theirs["epochs"],
+            }
+            rows.append({**row, "difference": row["ours_mean"] - row["published_mean"]})
+    return rows
+
+
+def test_a_comparison_is_of_what_was_published_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every published set-up and some that were not, with rules, seeds, splits and derivatives of all kinds."""
+    monkeypatch.setitem(SIMPLE_RULES, "other", type("Other", (), {"__str__": lambda _: "other"}))
+    generator = np.random.default_rng(0)
+    setups = {tuple(row[name] for name in SETUP): row for row in published.training().to_dict("records")}
+    unpublished = [("fashion_mnist", *MNIST[1:]), (*MNIST[:4], "float64"), (*MNIST[:3], "adam", "float16")]
+    assert not set(unpublished) & set(setups)
+    rules = [
+        "native",
+        "minimal",
+        "other",
+        *(f"hybrid-{beta}-{name}" for beta in (10, 1000, 7) for name in ("exact", "composed")),
+    ]
+    runs = [
+        trained(
+            setup, rule, seed=seed, relu_derivative=relu, train_split=split, epochs=int(generator.integers(1, 200)),
+            test_accuracy=generator.random(), diverged=bool(generator.random() < 0.3),
+        )
+        for setup in [*setups, *unpublished]
+        for rule in rules
+        for relu, split in ((0.0, "train"), (1.0, "train"), (0.0, "extra"))
+        for seed in range(generator.integers(1, 4))
+    ]  # fmt: skip
+    runs = [runs[i] for i in generator.permutation(len(runs))]
+    expected = reference(runs, published.training().to_dict("records"))
+    table = maxpool.compare(pd.DataFrame(runs), published.training())
+    assert list(table) == COLUMNS
+    assert len(table) == len(expected) > 100
+    for found, row in zip(table.to_dict("records"), expected, strict=True):
+        assert list(found) == list(row)
+        for name, value in row.items():
+            assert found[name] == pytest.approx(value, rel=1e-12, abs=1e-15, nan_ok=True), name
+    # What the made-up runs are about is among them.
+    assert {row["dataset"] for row in expected} == {"mnist", "cifar10", "svhn", "imagenet"}
+    assert any(row["ours_diverged"] for row in expected)
+    assert any(math.isnan(row["published_std"]) for row in expected)
+    assert {row["beta"] for row in expected} == {0, 1, 10, 1000}
+
+
+def test_svhn_is_compared_if_it_was_trained_on_the_split_that_was_published() -> None:
+    runs = [trained(SVHN, "native", train_split="train"), trained(SVHN, "native", train_split="extra", seed=1)]
+    found = maxpool.compare(pd.DataFrame(runs), published.training())
+    assert found.ours_runs.tolist() == [1]
+    assert maxpool.compare(pd.DataFrame(runs[:1]), published.training()).empty
+
+
+def test_both_evaluations_are_beside_the_published_one() -> None:
+    runs = [trained(MNIST, f"hybrid-1000-{name}", test_accuracy=0.9) for name in ("exact", "composed")]
+    found = maxpool.compare(pd.DataFrame(runs), published.training())
+    assert found.evaluation.tolist() == ["exact", "composed"]
+    assert found.published_mean.nunique() == 1
+    assert found.difference.tolist() == pytest.approx([0.9 - found.published_mean[0]] * 2)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        trained(MNIST, "native", relu_derivative=1.0),
+        trained(MNIST, "hybrid-7-exact"),
+        trained(("mnist_5k", *MNIST[1:]), "native"),
+        trained(SVHN, "native"),
+    ],
+    ids=["another ReLU", "another beta", "another dataset", "another split"],
+)
+def test_a_comparison_of_nothing_has_its_columns(run: dict, tmp_path: Path) -> None:
+    table = maxpool.compare(pd.DataFrame([run]), published.training())
+    assert table.empty
+    assert list(table) == COLUMNS
+    table.to_csv(tmp_path / "published.csv", index=False)
+    assert list(pd.read_csv(tmp_path / "published.csv")) == COLUMNS
+
+
+def test_a_comparison_changes_neither_table() -> None:
+    runs, table = pd.DataFrame([trained(MNIST, "native")]), published.training()
+    before = runs.copy(), table.copy()
+    maxpool.compare(runs, table)
+    pd.testing.assert_frame_equal(runs, before[0])
+    pd.testing.assert_frame_equal(table, before[1])
+
+
+def test_rows_are_selected_by_all_values(runs: pd.DataFrame) -> None:
+    condition = {"dataset": "mnist_5k", "precision": "float16", "relu_derivative": 1.0}
+    expected = [row for row in runs.to_dict("records") if all(row[name] == value for name, value in condition.items())]
+    found = maxpool.select(runs, condition)
+    assert len(found) == len(expected) > 0
+    assert found.test_accuracy.tolist() == [row["test_accuracy"] for row in expected]
+    assert maxpool.select(runs, {"dataset": "svhn"}).empty
+    pd.testing.assert_frame_equal(maxpool.select(runs, {}), runs)
 
 
 def test_every_published_experiment_is_described() -> None:

@@ -147,11 +147,11 @@ def test_cpu_device():
     assert device["capability"] == torch.backends.cpu.get_cpu_capability()
 
 
-# -------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------- time and memory
 
 
 def in_a_process(program: str) -> list[float]:
-    program = f"from nonsmooth.provenance import peak_memory_mib as peak\n{program}"
+    program = f"from nonsmooth.provenance import peak_memory_mib as peak, usage\n{program}"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     return [float(word) for word in done.stdout.split()]
 
@@ -172,3 +172,40 @@ def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it():
     (peak,) = in_a_process("print(peak())")
     assert peak < 100
     assert len(block) == 400 << 20
+
+
+def test_seconds_are_counted_from_the_start_of_the_process():
+    """Also what passed before the library was imported. The kernel knows its own start in whole seconds only."""
+    started = time.time()
+    seconds = "usage('cpu')['process_seconds']"
+    program = f"import time; time.sleep(1.5); print({seconds}); time.sleep(0.5); print({seconds})"
+    before, after = in_a_process(program)
+    elapsed = time.time() - started
+    assert before >= 1.5 - 1.05
+    assert after - before >= 0.45
+    assert after <= elapsed + 1.05
+
+
+def test_usage_on_a_cpu_is_json_and_says_nothing_of_a_gpu():
+    used = provenance.usage("cpu")
+    assert json.loads(json.dumps(used)) == used
+    assert set(used) == {"process_seconds", "peak_memory_mib"}
+    assert used["process_seconds"] > 0
+    assert used["peak_memory_mib"] <= provenance.peak_memory_mib()
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_usage_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {name: 3 * 2**29}[device])
+    assert provenance.usage(name)["peak_gpu_memory_mib"] == 1536.0
+
+
+def test_peak_memory_without_proc(monkeypatch: pytest.MonkeyPatch):
+    """As on macOS, where `ru_maxrss` is in bytes, and on other systems, where it is in KiB."""
+    monkeypatch.setattr(Path, "read_text", lambda path: "no such line\n")
+    peak = provenance.resource.getrusage(provenance.resource.RUSAGE_SELF).ru_maxrss
+    for platform_name, unit in (("linux", 2**10), ("darwin", 2**20)):
+        monkeypatch.setattr(sys, "platform", platform_name)
+        assert provenance.peak_memory_mib() == pytest.approx(peak / unit, abs=1 + 0.01 * peak / unit)

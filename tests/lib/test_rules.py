@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native, parse_rule, rule_beta
+from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, Hybrid, Minimal, Native, number, parse_rule, rule_beta
 
 thorough = settings(deadline=None, derandomize=True, max_examples=300)
 
@@ -149,3 +149,49 @@ def test_rules_are_values() -> None:
     assert Hybrid(0) != Native()
     with pytest.raises(AttributeError):
         Hybrid(10).beta = 1  # frozen
+
+
+# ----------------------------------------------------------------------------------------- rules of a user
+
+
+class Largest:
+    """A rule that is not between or beyond native and minimal."""
+
+    def __str__(self) -> str:
+        return "largest"
+
+
+def test_simple_rules_have_the_names_they_are_registered_under() -> None:
+    assert {name: str(make()) for name, make in SIMPLE_RULES.items()} == {name: name for name in SIMPLE_RULES}
+    assert not any(name.startswith("hybrid") for name in SIMPLE_RULES)
+
+
+def test_a_registered_rule_is_known_and_has_no_beta(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="unknown pooling rule 'largest'"):
+        parse_rule("largest")
+    monkeypatch.setitem(SIMPLE_RULES, "largest", Largest)
+    assert isinstance(parse_rule("largest"), Largest)
+    assert math.isnan(rule_beta(Largest()))
+    with pytest.raises(
+        ValueError, match=re.escape("expected one of ['native', 'minimal', 'largest', 'hybrid-<beta>-ex")
+    ):
+        parse_rule("larger")
+
+
+# ------------------------------------------------------------------------------------------ numbers in names
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (-0.0, "0"), (1.0, "1"), (-3, "-3"), (0.1, "0.1"), (1e-7, "1e-07"), (999999999999999.0, "999999999999999"),
+     (1e15, "1000000000000000.0"), (1e16, "1e+16"), (True, "1")],
+)  # fmt: skip
+def test_numbers_are_written_in_their_shortest_form(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@thorough
+@given(finite)
+def test_a_number_reads_back(value: float) -> None:
+    assert float(number(value)) == value
+    assert re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?", number(value))

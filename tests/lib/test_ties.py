@@ -15,10 +15,10 @@ from torch.nn.functional import conv2d
 
 from nonsmooth import training
 from nonsmooth.cells import TrainingCell
+from nonsmooth.images import Images
 from nonsmooth.pooling import Hybrid, MaxPool2d, Native
 from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS
 from nonsmooth.ties import find_ties, initial_network, tie_counts
-from nonsmooth.training import Images
 
 MakeCell = Callable[..., TrainingCell]
 CPU_PRECISIONS = [name for name, precision in PRECISIONS.items() if "cpu" in precision.devices]
@@ -63,6 +63,22 @@ def test_ties_in_digits(name: str, test_set: Images) -> None:
         assert_same(found, plain_ties(activations, 2))
         # A digit has a flat background, and a stroke.
         assert 0 < (found["count"] > 1).sum() < found["count"].size
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first", "channels", "rows"),
+    [("vgg11", "features.0", 64, 16), ("resnet18", "conv1", 64, 16), ("densenet121", "features.conv0", 64, 8)],
+)
+def test_ties_in_larger_networks(architecture: str, first: str, channels: int, rows: int) -> None:
+    """Their first pooling also follows one convolution and a ReLU. A quarter of the image is black, and is tied."""
+    image = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    image[:, :16, :16] = 0
+    network = initial_network(architecture, "cifar10", 0)
+    activations = network.get_submodule(first)(image[None])[0].relu().detach().double().numpy()
+    found = find_ties(image, initial_network(architecture, "cifar10", 0), "float32")
+    assert found["count"].shape == (channels, rows, rows)
+    assert_same(found, plain_ties(activations, 2))
+    assert (found["count"][:, 1 : rows // 2 - 1, 1 : rows // 2 - 1] == 4).all()
 
 
 def pooling(size: int = 2, **geometry) -> nn.Module:

@@ -71,6 +71,9 @@ max_pool2d(x, 2, rule=parse_rule("last")).backward()
 print(x.grad.flatten().tolist())
 """
     result = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(extended.path / "workflow/lib")}, text=True, capture_output=True
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(extended.path / "workflow/lib")},
+        text=True,
+        capture_output=True,
     )
     assert result.stdout.strip() == "[0.0, 0.0, 0.0, 1.0]", result.stderr

@@ -28,7 +28,7 @@ rule fetch:
     log:
         "logs/data/fetch/{dataset}.log",
     params:
-        splits=lambda wildcards: SPLITS[wildcards.dataset],
+        splits=lambda wildcards: SPLITS.get(wildcards.dataset, list(DATASETS[wildcards.dataset].files)),
         mirrors=lambda wildcards: config["datasets"].get(wildcards.dataset, {}).get("mirrors", []),
     message:
         "Download {wildcards.dataset}"

@@ -57,6 +57,7 @@ _TYPES = {"array": "a list", "object": "a mapping", "integer": "an integer", "nu
           "boolean": "true or false", "string": "text"}  # fmt: skip
 _EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
+
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key and says what is allowed."""
 
@@ -109,7 +110,10 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any]) -> dict[st
             )
     if not renaming:
         return config
-    return {**config, "run": "-".join([str(config.get("run")), *(f"{key}{overrides[key]}".lower() for key in renaming)])}
+    return {
+        **config,
+        "run": "-".join([str(config.get("run")), *(f"{key}{overrides[key]}".lower() for key in renaming)]),
+    }
 
 
 def _typed(value: Any, is_inside: bool = False) -> Any:
@@ -168,10 +172,12 @@ def search_cells(config: dict[str, Any]) -> dict[str, TrainingCell]:
     """
     settings = search_settings(config)
     found: dict[str, tuple[TrainingCell, TrainingCell]] = {}
-    for cell in training_cells(config):
+    # Those that wait for a search come first: only they have to agree.
+    for cell in sorted(training_cells(config), key=lambda cell: cell.learning_rate != SEARCH):
         searched = replace(searched_cell(cell, settings), learning_rate=SEARCH)
         known, first = found.setdefault(searched.condition_path, (searched, cell))
-        _require_same(searched, known, str(cell), str(first), "a search needs one of each")
+        if cell.learning_rate == SEARCH:
+            _require_same(searched, known, str(cell), str(first), "they share a search, which needs one of each")
     return {path: cell for path, (cell, _) in found.items()}
 
 
@@ -339,7 +345,7 @@ def schema() -> dict[str, Any]:
     found = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     names = {"dataset": DATASETS, "architecture": ARCHITECTURES, "rule": [*SIMPLE_RULES, "hybrid"]}
     for key, values in names.items():
-        found["$defs"][key]["enum"] = list(values)
+        found["$defs"][key] = {"enum": list(values)}
     entries = {
         name: {"$ref": "#/$defs/folder"} if dataset.streamed else {"$ref": "#/$defs/source"}
         for name, dataset in DATASETS.items()

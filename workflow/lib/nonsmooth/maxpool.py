@@ -163,7 +163,13 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
         )
         .reset_index()
     )
-    names = {"test_accuracy_mean": "mean", "test_accuracy_std": "std", "runs": "runs", "diverged": "diverged", "epochs": "epochs"}
+    names = {
+        "test_accuracy_mean": "mean",
+        "test_accuracy_std": "std",
+        "runs": "runs",
+        "diverged": "diverged",
+        "epochs": "epochs",
+    }
     theirs = published.rename(columns={old: f"published_{new}" for old, new in names.items()})
     theirs = theirs.drop(columns=["test_accuracy_min", "test_accuracy_max"]).astype({"beta": float})
     both = ours.merge(theirs, on=[*SETUP, "beta", "train_split"], how="inner")

@@ -31,7 +31,11 @@ def measure(architecture: str, precision_name: str, settings: training.Settings)
     precision = PRECISIONS[precision_name]
     dataset = "mnist_5k" if architecture == "lenet5" else "cifar10"
     cell = TrainingCell(
-        dataset=dataset, architecture=architecture, normalization="batch_norm", precision=precision_name, learning_rate=1e-3
+        dataset=dataset,
+        architecture=architecture,
+        normalization="batch_norm",
+        precision=precision_name,
+        learning_rate=1e-3,
     )
     before = provenance.peak_memory_mib()
     model = training.initial_model(cell).to(device)

@@ -63,7 +63,11 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, condition: dict[str, Any],
     runs_per_box = plotting.run_count(data.groupby(["normalization", "rule"]).size())
     figure.suptitle(f"{plotting.condition_title(condition)}: {runs_per_box} per box", fontsize=10)
     keys = ["normalization", "beta"]
-    data = data.drop(columns="position").merge(theirs, how="left", on=keys) if len(theirs) else data.drop(columns="position")
+    data = (
+        data.drop(columns="position").merge(theirs, how="left", on=keys)
+        if len(theirs)
+        else data.drop(columns="position")
+    )
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 
 
@@ -72,7 +76,9 @@ def draw_published(axis, theirs: pd.DataFrame, positions: dict) -> None:
     colour, half = plotting.COLOURS["published"], 0.42
     for row in theirs.itertuples():
         x, mean, std = positions[row.beta], 100 * row.published_mean, 100 * row.published_std
-        axis.fill_between([x - half, x + half], mean - std, mean + std, color=colour, alpha=0.3, linewidth=0, zorder=0.5)
+        axis.fill_between(
+            [x - half, x + half], mean - std, mean + std, color=colour, alpha=0.3, linewidth=0, zorder=0.5
+        )
         axis.plot([x - half, x + half], [mean, mean], color=colour, linewidth=1.6, zorder=0.6)
 
 

@@ -42,16 +42,18 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, outputs: dict[str, str]) -
         block, column = divmod(number, columns)
         for position, normalization in enumerate(normalizations):
             axis = axes[block * len(normalizations) + position, column]
-            part = maxpool.select(
-                data, {**dict(zip(GROUP, panel, strict=True)), "normalization": normalization}
-            )
+            part = maxpool.select(data, {**dict(zip(GROUP, panel, strict=True)), "normalization": normalization})
             for family, offset in offsets.items():
                 if families != ["native"] and family not in set(part.rule.map(plotting.rule_family)):
                     continue
                 rules = part[part.rule.map(plotting.rule_family).isin(["native", "minimal", family])]
                 draw_line(axis, rules.sort_values("beta"), positions, family, offset)
             draw_line(axis, part[part.beta.isna()], positions, "other", 0, linestyle="")
-            draw_published(axis, maxpool.select(theirs, {**dict(zip(GROUP, panel, strict=True)), "normalization": normalization}), positions)
+            draw_published(
+                axis,
+                maxpool.select(theirs, {**dict(zip(GROUP, panel, strict=True)), "normalization": normalization}),
+                positions,
+            )
             axis.set(xlim=(-0.5, len(positions) - 0.5), ylim=(0, 104))
             axis.set_yticks(range(0, 101, 20))
             axis.grid(axis="x", visible=False)

@@ -32,7 +32,9 @@ def plot(epochs: pd.DataFrame, condition: dict[str, Any], quantity: str, outputs
     drawn = QUANTITIES[quantity]
     chosen = maxpool.select(epochs, condition)
     chosen = chosen.assign(
-        family=chosen.rule.map(plotting.rule_family), place=plotting.places(chosen), value=drawn.factor * chosen[quantity]
+        family=chosen.rule.map(plotting.rule_family),
+        place=plotting.places(chosen),
+        value=drawn.factor * chosen[quantity],
     )
     chosen = every_epoch(chosen, drawn.is_kept)
     data = summarize(chosen)
@@ -53,7 +55,9 @@ def plot(epochs: pd.DataFrame, condition: dict[str, Any], quantity: str, outputs
     for row, evaluation in enumerate(evaluations):
         for column, normalization in enumerate(normalizations):
             axis = axes[row, column]
-            is_shown = data.family.isin(["native", "minimal", "other", evaluation]) & (data.normalization == normalization)
+            is_shown = data.family.isin(["native", "minimal", "other", evaluation]) & (
+                data.normalization == normalization
+            )
             lost = []
             for place in places:
                 for rule, line in data[is_shown & (data.place == place)].groupby("rule"):

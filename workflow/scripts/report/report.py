@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from nonsmooth import plotting
+from nonsmooth.cells import CONDITION, SETUP
 from nonsmooth.files import read_json, write_text
 from nonsmooth.joblog import job_log
-from nonsmooth.cells import CONDITION
 from nonsmooth.maxpool import EXPERIMENTS
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.report import Figure, Section, Table, combined_provenance, render, words
@@ -92,7 +92,9 @@ def published_sentence(published: pd.DataFrame) -> str:
         f"{int(near.sum())} of them the means differ by at most twice the root of the summed variances of the runs."
     )
     if len(shorter):
-        sentence += f" In {words(len(shorter), 'condition')} ours were trained for fewer epochs than the published runs."
+        sentence += (
+            f" In {words(len(shorter), 'condition')} ours were trained for fewer epochs than the published runs."
+        )
     return sentence
 
 
@@ -124,8 +126,13 @@ def conditions_sentence(runs: pd.DataFrame) -> str:
         f"{seeds} {'seed' if seeds == '1' else 'seeds'} per condition; {epochs} {'epoch' if epochs == '1' else 'epochs'}, "
         f"batch size {', '.join(map(str, runs.batch_size.unique()))}. "
         "Runs with one seed start from the same weights and see the same batches, whatever their rule and precision. "
-        "Learning rates: " + "; ".join(rate_sentences(runs)) + "."
+        + ("All rules of a set-up share one learning rate, as published: " if shares_rates(runs) else "Learning rates: ")
+        + "; ".join(rate_sentences(runs)) + "."
     )  # fmt: skip
+
+
+def shares_rates(runs: pd.DataFrame) -> bool:
+    return bool((runs.groupby(list(SETUP)).learning_rate.nunique() == 1).all())
 
 
 def rate_sentences(runs: pd.DataFrame):
@@ -139,14 +146,22 @@ def rate_sentences(runs: pd.DataFrame):
 
 
 def readable_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    return costs.assign(
-        **{
-            name: costs[name].round().astype("Int64")
-            for name in ("images_per_second", "job_seconds", "peak_memory_mib", "peak_gpu_memory_mib")
-        }
-    ).dropna(axis="columns", how="all").rename(
-        columns={"images_per_second": "images/s", "job_seconds": "job time (s)", "peak_memory_mib": "memory (MiB)",
-                 "peak_gpu_memory_mib": "GPU memory (MiB)"}
+    return (
+        costs.assign(
+            **{
+                name: costs[name].round().astype("Int64")
+                for name in ("images_per_second", "job_seconds", "peak_memory_mib", "peak_gpu_memory_mib")
+            }
+        )
+        .dropna(axis="columns", how="all")
+        .rename(
+            columns={
+                "images_per_second": "images/s",
+                "job_seconds": "job time (s)",
+                "peak_memory_mib": "memory (MiB)",
+                "peak_gpu_memory_mib": "GPU memory (MiB)",
+            }
+        )
     )
 
 

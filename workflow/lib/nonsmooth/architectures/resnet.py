@@ -11,12 +11,16 @@ NORM_LAYERS = {"none": nn.Identity, "batch_norm": nn.BatchNorm2d}
 
 def resnet18(normalization: str, in_channels: int, num_classes: int) -> ResNet:
     """ResNet-18 with a 3x3 stem of stride 1, as for CIFAR-10."""
-    return _small_stem(ResNet(BasicBlock, [2, 2, 2, 2], num_classes, norm_layer=NORM_LAYERS[normalization]), in_channels)
+    return _small_stem(
+        ResNet(BasicBlock, [2, 2, 2, 2], num_classes, norm_layer=NORM_LAYERS[normalization]), in_channels
+    )
 
 
 def resnet34(normalization: str, in_channels: int, num_classes: int) -> ResNet:
     """ResNet-34 with the stem of `resnet18`."""
-    return _small_stem(ResNet(BasicBlock, [3, 4, 6, 3], num_classes, norm_layer=NORM_LAYERS[normalization]), in_channels)
+    return _small_stem(
+        ResNet(BasicBlock, [3, 4, 6, 3], num_classes, norm_layer=NORM_LAYERS[normalization]), in_channels
+    )
 
 
 def resnet50(normalization: str, in_channels: int, num_classes: int) -> ResNet:

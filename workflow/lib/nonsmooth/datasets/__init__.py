@@ -123,7 +123,9 @@ def load(name: str, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 def _check_contents(dataset: Dataset, split: str, images: np.ndarray, labels: np.ndarray, what: str) -> None:
     again = "get the files again"
     if not len(images) == len(labels) == dataset.sizes[split]:
-        raise ValueError(f"{what}: {len(images)} images, {len(labels)} labels, expected {dataset.sizes[split]}; {again}")
+        raise ValueError(
+            f"{what}: {len(images)} images, {len(labels)} labels, expected {dataset.sizes[split]}; {again}"
+        )
     if not dataset.streamed and images.shape[1:] != dataset.shape:
         raise ValueError(f"{what}: images of {images.shape[1:]}, expected {dataset.shape}; {again}")
     if labels.max() >= dataset.num_classes:
@@ -178,8 +180,10 @@ DATASETS: dict[str, Dataset] = {
         std=(0.5,),
         read=partial(readers.idx, _IDX_NAMES),
         files=_idx_files(
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
-            "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
         ),
         mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
         hint=_DOWNLOAD.format("mnist"),
@@ -193,8 +197,10 @@ DATASETS: dict[str, Dataset] = {
         std=(0.5,),
         read=partial(readers.idx, _IDX_NAMES),
         files=_idx_files(
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
         ),
         mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
         sha256={

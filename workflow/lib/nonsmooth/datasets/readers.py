@@ -18,7 +18,17 @@ import numpy as np
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".ppm", ".bmp", ".webp")
 # Raised by the standard library's and SciPy's readers of damaged files.
-_DAMAGED = (ValueError, TypeError, KeyError, IndexError, EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.TarError)
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+)
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
