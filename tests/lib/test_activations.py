@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from nonsmooth.activations import ReLU, relu, replace_relus
-from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS
+from nonsmooth.precision import PRECISIONS
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -154,18 +154,18 @@ def test_derivative_0_is_torch_relu_bit_for_bit(case: Case, level: str | None) -
         assert_same_bits(gradient(case, zero, level), expected)
 
 
-@pytest.mark.parametrize("level", [None, "float16", "bfloat16", "mixed16"])
+@pytest.mark.parametrize(
+    ("dtype", "level"),
+    [(torch.float16, None), (torch.float16, "float16"), (torch.float16, "mixed16"), (torch.bfloat16, "bfloat16")],
+    ids=str,
+)
 @every_derivative
-@pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)
 def test_every_number_of_16_bits(dtype: torch.dtype, derivative: float, level: str | None) -> None:
-    """As input with two gradients, and as gradient at zeros of both signs."""
+    """As input, and as gradient at zeros of both signs."""
     numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
-    for case in (
-        Case(numbers, torch.full_like(numbers, 1 / 3)),
-        Case(numbers, torch.full_like(numbers, -INF)),
-        Case(torch.zeros_like(numbers), numbers),
-        Case(torch.full_like(numbers, -0.0), numbers),
-    ):
+    zeros = torch.zeros_like(numbers)
+    zeros[::3] = -0.0
+    for case in (Case(numbers, torch.full_like(numbers, 1 / 3)), Case(zeros, numbers)):
         assert_same_bits(gradient(case, derivative, level), reference(case, derivative))
 
 

@@ -125,6 +125,7 @@ def training_bits(prepared: Path) -> dict[str, str]:
         )
         record = train(cell, train_set, test_set).record
         assert not record["diverged"], f"{cell}: choose a cell whose weights stay finite"
+        # The names of the golden file; paths of cells have more folders since.
         bits[f"mnist_5k/lenet5/{normalization}/{optimizer}/{precision}/{rule}/seed0"] = record["weights_sha256"]
     return bits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from nonsmooth import plotting
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
 from nonsmooth.datasets import DATASETS
+from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native
 
 BETAS = (-10.0, 0.0, 1e-7, 0.5, 1.0, 10.0, 1000.0, 10000.0, 1e20)
@@ -47,9 +49,31 @@ def test_words() -> None:
     assert plotting.word("<none>") == "<none>"
 
 
-def test_title_of_a_condition() -> None:
+def test_names_of_tables_have_their_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of what a user registers."""
+    for name, entry in {**DATASETS, **ARCHITECTURES}.items():
+        assert plotting.word(name) == entry.title
+    titles = [entry.title for entry in (*DATASETS.values(), *ARCHITECTURES.values())]
+    assert len(set(titles)) == len(titles)
+    monkeypatch.setitem(ARCHITECTURES, "toynet", dataclasses.replace(ARCHITECTURES["lenet5"], title="Toy-Net"))
+    assert plotting.word("toynet") == "Toy-Net"
+
+
+def test_no_name_is_of_two_things() -> None:
+    names = [*DATASETS, *ARCHITECTURES, *plotting.WORDS, *PRECISIONS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("derivative", "text"),
+    [(0, ""), (0.0, ""), (-0.0, ""), (1.0, ", ReLU'(0) = 1"), (0.5, ", ReLU'(0) = 0.5"), (-2.0, ", ReLU'(0) = -2")],
+)
+def test_title_of_a_condition(derivative: float, text: str) -> None:
+    """PyTorch's own ReLU is not worth a word."""
     condition = {"precision": "mixed16", "optimizer": "adam", "dataset": "mnist_5k", "architecture": "lenet5"}
-    assert plotting.condition_title(condition) == f"LeNet-5, {plotting.word('mnist_5k')}, Adam, mixed16"
+    title = plotting.condition_title({**condition, "relu_derivative": derivative})
+    assert title == f"LeNet-5, {plotting.word('mnist_5k')}, Adam, mixed16{text}"
+    assert "".join(f", {word}" for word in plotting.relu_words(derivative)) == text
 
 
 @pytest.mark.parametrize(
@@ -68,36 +92,60 @@ def test_counts_of_runs(counts: list[int], text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("beta", "text"),
+    ("place", "text"),
     [(0, "0"), (1, "1"), (10.0, "10"), (np.float64(1e4), "10,000"), (1e6, "1,000,000"), (-10, "-10"),
-     (0.5, "0.5"), (-2.5, "-2.5"), (1e-3, "0.001"), (1e-7, "1e-07"), (1234.5, "1,234.5")],
+     (0.5, "0.5"), (-2.5, "-2.5"), (1e-3, "0.001"), (1e-7, "1e-07"), (1234.5, "1,234.5"), ("largest", "largest")],
 )  # fmt: skip
-def test_beta_label(beta: float, text: str) -> None:
-    assert plotting.beta_label(beta) == text
+def test_label_of_a_place(place: float | str, text: str) -> None:
+    assert plotting.place_label(place) == text
 
 
-def test_labels_tell_betas_apart() -> None:
+def test_labels_tell_places_apart() -> None:
     """Box plots are grouped by them."""
-    betas = {*BETAS, 0.1234567, 0.12345678, 1000.001, 1000.0012, 1 + 2.0**-52}
-    assert len({plotting.beta_label(beta) for beta in betas}) == len(betas)
+    places = {*BETAS, 0.1234567, 0.12345678, 1000.001, 1000.0012, 1 + 2.0**-52, "largest", "other"}
+    assert len({plotting.place_label(place) for place in places}) == len(places)
 
 
-def test_betas_are_spaced_evenly_in_increasing_order() -> None:
-    axis = plotting.beta_axis([1e4, 0.0, 10.0, 1.0, 1e4, 0.0, -3.0, 0.5])
-    assert list(axis.items()) == [(-3.0, 0), (0.0, 1), (0.5, 2), (1.0, 3), (10.0, 4), (1e4, 5)]
-    assert plotting.beta_axis(pd.Series([1.0, 0.0])) == {0.0: 0, 1.0: 1}
+def test_places_are_spaced_evenly_betas_first_in_increasing_order() -> None:
+    axis = plotting.place_axis([1e4, "other", 0.0, 10.0, 1.0, 1e4, "largest", 0.0, -3.0, 0.5])
+    expected = [(-3.0, 0), (0.0, 1), (0.5, 2), (1.0, 3), (10.0, 4), (1e4, 5), ("largest", 6), ("other", 7)]
+    assert list(axis.items()) == expected
+    assert plotting.place_axis(pd.Series([1.0, 0.0])) == {0.0: 0, 1.0: 1}
+    assert plotting.place_axis([]) == {}
+
+
+def test_a_rule_without_a_beta_has_a_place_of_its_own() -> None:
+    runs = pd.DataFrame(
+        {
+            "rule": ["native", "other", "hybrid-10-exact", "largest", "other"],
+            "beta": [0.0, np.nan, 10.0, np.nan, np.nan],
+        },
+        index=[3, 1, 4, 5, 9],
+    )
+    found = plotting.places(runs)
+    assert found.tolist() == [0.0, "other", 10.0, "largest", "other"]
+    assert list(found.index) == list(runs.index)
+    assert plotting.place_axis(found) == {0.0: 0, 10.0: 1, "largest": 2, "other": 3}
+    # All have one, or none has.
+    assert plotting.places(runs[runs.beta.isna()]).tolist() == ["other", "largest", "other"]
+    assert plotting.places(runs[runs.beta.notna()]).tolist() == [0.0, 10.0]
 
 
 def test_family_of_every_rule() -> None:
     assert [plotting.rule_family(str(rule)) for rule in (Native(), Minimal())] == ["native", "minimal"]
     for beta, evaluation in itertools.product(BETAS, EVALUATIONS):
         assert plotting.rule_family(str(Hybrid(beta, evaluation))) == evaluation
-    assert {"native", "minimal", *EVALUATIONS} <= set(plotting.COLOURS)
+    assert {plotting.rule_family(name) for name in ("largest", "my-rule", "exactly")} == {"other"}
+    assert {"native", "minimal", "other", *EVALUATIONS} <= set(plotting.COLOURS)
 
 
 def test_colours_are_distinct_and_for_any_colour_vision() -> None:
+    """What is not ours is grey."""
     assert len(set(plotting.COLOURS.values())) == len(plotting.COLOURS)
-    assert set(plotting.COLOURS.values()) <= OKABE_ITO
+    ours = {name: colour for name, colour in plotting.COLOURS.items() if name != "published"}
+    assert set(ours.values()) <= OKABE_ITO
+    red, green, blue = (plotting.COLOURS["published"][start : start + 2] for start in (1, 3, 5))
+    assert red == green == blue
 
 
 # --------------------------------------------------------------------------------------- style and saving

@@ -176,6 +176,8 @@ def cells(data: dict) -> list[list[tuple[str, bool]]]:
         (np.array([1.5, 2.5], np.float32), ["1.50", "2.50"], True),
         (["a", None], ["a", ""], False),
         (["none", "batch_norm"], ["without batch norm", "with batch norm"], False),
+        (["resnet18", "imagenet"], ["ResNet-18", "ImageNet"], False),
+        (["yes", ""], ["yes", ""], False),
         (["10,000", "1"], ["10,000", "1"], False),
         (["hybrid-10-exact", ""], ["hybrid-10-exact", ""], False),
     ],
@@ -197,6 +199,15 @@ def test_captions_are_restructuredtext() -> None:
     found = Page(rst("*exact* and ``code``, 1 < 2\n\nSecond."))
     assert found.all("p") == ["exact and code, 1 < 2", "Second."]
     assert found.all("em") == ["exact"]
+
+
+def test_every_chapter_has_a_caption() -> None:
+    """And every caption a chapter: the names are those that the rules know."""
+    rules = (ROOT / "workflow/rules/common.smk").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^MAXPOOL_CAPTIONS = (\[.*\])$", rules, re.MULTILINE)
+    (kinds,) = re.findall(r"^MAXPOOL_GROUP_FIGURES = (\[.*\])$", rules, re.MULTILINE)
+    names = eval(listed, {"MAXPOOL_GROUP_FIGURES": eval(kinds)})
+    assert sorted(names) == [path.stem for path in CAPTIONS]
 
 
 @pytest.mark.parametrize("path", CAPTIONS, ids=lambda path: path.stem)

@@ -22,17 +22,22 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nonsmooth import datasets, maxpool, plotting
-from nonsmooth.cells import TrainingCell
+from nonsmooth import datasets, maxpool, plotting, published
+from nonsmooth.cells import FACTORS, GROUP, TrainingCell
 from nonsmooth.files import write_json
 from nonsmooth.numerics import NUMERICS_VERSION
+from nonsmooth.rules import SIMPLE_RULES
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUP = ("dataset", "architecture", "optimizer", "precision")
-CONDITION = {"dataset": "mnist_5k", "architecture": "lenet5", "optimizer": "sgd", "precision": "float16"}
+# What the figures of one condition show.
+CONDITION = {"dataset": "mnist_5k", "architecture": "lenet5", "optimizer": "sgd", "precision": "float16",
+             "relu_derivative": 0.0}  # fmt: skip
+assert tuple(CONDITION) == GROUP
 HYBRIDS = tuple(f"hybrid-{beta}-{evaluation}" for evaluation in ("exact", "composed") for beta in (10, 1000, 10000))
 RULES = ("native", "minimal", *HYBRIDS)
 FORMATS = ("pdf", "png", "svg", "csv")
+# A rule of a user's, which has no beta.
+OTHER = "largest"
 
 
 @cache
@@ -57,6 +62,14 @@ class Named(dict):
         return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def other_rule() -> Iterator[None]:
+    """The rule `OTHER` is registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIMPLE_RULES, OTHER, type("Other", (), {"__str__": lambda _: OTHER}))
+        yield
+
+
 @pytest.fixture
 def run_script() -> Iterator[Callable[..., None]]:
     """`run_script(name, input=..., output=..., ...)`: a script as Snakemake runs it; logging is put back."""
@@ -77,7 +90,9 @@ def run_script() -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def write_split(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """`write_split("train", 256)`: a prepared split of mnist_5k with this many noisy bars that depend on the label."""
+    """`write_split("train", 256)`: a prepared split of mnist_5k with this many noisy bars that depend on the label.
+
+    Sorted by label, as the digits are."""
     folder = tmp_path_factory.mktemp("prepared")
 
     def write(split: str, number: int) -> Path:
@@ -86,7 +101,7 @@ def write_split(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
         monkeypatch.setitem(datasets.DATASETS, "mnist_5k", dataclasses.replace(known, sizes=sizes))
         generator = np.random.default_rng(0)
         records = np.empty(number, [("image", np.uint8, known.shape), ("label", np.uint8)])
-        records["label"] = np.arange(number) % known.num_classes
+        records["label"] = np.arange(number) * known.num_classes // number
         records["image"] = generator.integers(60, size=records["image"].shape)
         for image, label in zip(records["image"], records["label"], strict=True):
             image[:, 2 * label + 3 : 2 * label + 7] = 255
@@ -102,12 +117,11 @@ def write_split(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 def cells(**factors: Iterable) -> list[TrainingCell]:
     """The product of the given factors; what is not given has one usual value, and rules are all of `RULES`."""
     usual = {**{name: (value,) for name, value in CONDITION.items()}, "rule": RULES, "seed": (0, 1, 2)}
-    order = ("dataset", "architecture", "normalization", "optimizer", "precision", "rule", "seed")
     values = {"normalization": ("none", "batch_norm"), **usual, **factors}
     settings = {"epochs": 4, "batch_size": 128, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4,
                 "adam_eps": 1e-4}  # fmt: skip
-    products = itertools.product(*(values[name] for name in order))
-    return [TrainingCell(**dict(zip(order, product, strict=True)), **settings) for product in products]
+    products = itertools.product(*(values[name] for name in FACTORS))
+    return [TrainingCell(**dict(zip(FACTORS, product, strict=True)), **settings) for product in products]
 
 
 def no_cell_diverges(cell: TrainingCell) -> None:
@@ -131,12 +145,11 @@ class Files:
     cells: list[TrainingCell]
     metrics: list[str]
     records: list[str]
-    benchmarks: list[str]
 
 
 def write_cells(folder: Path, made: list[TrainingCell], diverges: Callable[[TrainingCell], int | None]) -> Files:
     """Files of runs that never were. `diverges` gives the epoch whose loss is NaN, after which a run stops."""
-    files = Files(made, [], [], [])
+    files = Files(made, [], [])
     for cell in made:
         last = diverges(cell)
         generator = np.random.default_rng(zlib.crc32(cell.path.encode()))
@@ -161,6 +174,8 @@ def write_cells(folder: Path, made: list[TrainingCell], diverges: Callable[[Trai
             "first_nonfinite_step": None if last is None else 32 * last - 5,
             "steps": 32 * len(rows),
             "skipped_steps": 7 if cell.precision == "mixed16" else 0,
+            "process_seconds": generator.uniform(20, 40),
+            "peak_memory_mib": generator.uniform(600, 700),
             "device": {"name": "a processor", "type": "cpu", "capability": "AVX2"},
             "machine": {"cpu": "a processor", "cores": 2, "memory_gib": 23.5, "system": "Linux x86_64"},
             "versions": {"python": "3.11.7", "torch": "2.9.0"},
@@ -173,11 +188,8 @@ def write_cells(folder: Path, made: list[TrainingCell], diverges: Callable[[Trai
         target = folder / cell.path
         write_json(target / "record.json", record)
         pd.DataFrame(rows).to_csv(target / "metrics.csv", index=False)
-        job = {"s": generator.uniform(20, 40), "h:m:s": "0:00:30", "max_rss": generator.uniform(600, 700)}
-        pd.DataFrame([job]).to_csv(target / "job.tsv", index=False, sep="\t")
         files.metrics.append(str(target / "metrics.csv"))
         files.records.append(str(target / "record.json"))
-        files.benchmarks.append(str(target / "job.tsv"))
     return files
 
 
@@ -189,27 +201,42 @@ class Study:
     files: Files
     runs: pd.DataFrame
     epochs: pd.DataFrame
+    published: pd.DataFrame
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
     table = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
-    return table.fillna({"evaluation": ""}) if "evaluation" in table else table
+    return table.astype({"evaluation": object}).fillna({"evaluation": ""}) if "evaluation" in table else table
+
+
+def as_if_published(runs: pd.DataFrame) -> pd.DataFrame:
+    """The comparison with the published runs, as if MNIST's had been of our datasets."""
+    of_mnist = published.training().query("dataset == 'mnist'")
+    return maxpool.compare(runs, pd.concat([of_mnist.assign(dataset=name) for name in runs.dataset.unique()]))
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Study]:
-    """`study(diverges, normalization=["none"], ...)`: tables of the cells with these factors, made once."""
+    """`study(diverges, normalization=["none"], ...)`: tables of the cells with these factors, made once.
+
+    Nothing was published of them, or with `is_published=True` what was of MNIST."""
     made: dict = {}
 
-    def make(diverges: Callable[[TrainingCell], int | None] = no_cell_diverges, **factors: Iterable) -> Study:
-        key = (diverges, tuple((name, tuple(values)) for name, values in factors.items()))
+    def make(
+        diverges: Callable[[TrainingCell], int | None] = no_cell_diverges,
+        is_published: bool = False,
+        **factors: Iterable,
+    ) -> Study:
+        key = (diverges, is_published, tuple((name, tuple(values)) for name, values in factors.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("study")
             files = write_cells(folder / "train", cells(**factors), diverges)
-            runs, epochs = maxpool.read_runs(files.cells, files.metrics, files.records, files.benchmarks)
-            for name, table in (("runs", runs), ("epochs", epochs)):
+            runs, epochs = maxpool.read_runs(files.cells, files.metrics, files.records)
+            compared = as_if_published(runs) if is_published else maxpool.compare(runs, published.training())
+            tables = {"runs": runs, "epochs": epochs, "published": compared}
+            for name, table in tables.items():
                 table.to_csv(folder / f"{name}.csv", index=False)
-            made[key] = Study(folder, files, read_table(folder / "runs.csv"), read_table(folder / "epochs.csv"))
+            made[key] = Study(folder, files, *(read_table(folder / f"{name}.csv") for name in tables))
         return made[key]
 
     return make
@@ -234,6 +261,13 @@ CASES: dict[str, tuple[Callable, dict]] = {
             "precision": ["float32", "float16"],
             "rule": ["native", "hybrid-1000-composed", "hybrid-10000-composed"],
         },
+    ),
+    "published": (composed_diverges, {"is_published": True}),
+    "a rule without a beta": (composed_diverges, {"rule": [OTHER, "native", "hybrid-10-exact"], "is_published": True}),
+    "only such a rule": (no_cell_diverges, {"rule": [OTHER], "seed": [0]}),
+    "two ReLUs": (
+        no_cell_diverges,
+        {"relu_derivative": [0.0, 1.0], "rule": ["native", "minimal"], "is_published": True},
     ),
 }
 

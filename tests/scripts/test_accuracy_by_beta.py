@@ -1,16 +1,33 @@
-"""The overview: means and ranges of every condition, each in the panel that names it."""
+"""The overview: means and ranges of every condition, each in the panel that names it, and what was published."""
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
-from nonsmooth import plotting
+from nonsmooth import plotting, published
+from nonsmooth.cells import GROUP
 
-from .conftest import CASES, FORMATS, GROUP, Drawn, assert_readable, draw, legend, load, no_cell_diverges, of_condition
+from .conftest import (
+    CASES,
+    CONDITION,
+    FORMATS,
+    OTHER,
+    Drawn,
+    assert_readable,
+    draw,
+    legend,
+    load,
+    no_cell_diverges,
+    of_condition,
+)
 
 overview = load("maxpool/accuracy_by_beta")
 LABELS = {"exact": "exact (true maximum, hybrid Jacobian)", "composed": "composed (as published)"}
+GREY = plotting.COLOURS["published"].lower()
 
 
 def conditions(runs: pd.DataFrame) -> list[dict[str, str]]:
@@ -22,14 +39,32 @@ def families(runs: pd.DataFrame) -> list[str]:
     return [name for name in ("exact", "composed") if name in set(runs.evaluation)] or ["native"]
 
 
-def points(rows: list[dict], family: str) -> dict[float, tuple[float, float, float, int]]:
-    """By beta: mean, smallest, largest accuracy in percent and the number of diverged runs of a line."""
+def place(row: dict) -> float | str:
+    return row["rule"] if math.isnan(row["beta"]) else row["beta"]
+
+
+def points(rows: list[dict], family: str) -> dict[float | str, tuple[float, float, float, int]]:
+    """By place: mean, smallest, largest accuracy in percent and the number of diverged runs of a line."""
+    belong = [row for row in rows if (row["rule"] == OTHER) == (family == "other")]
+    belong = [row for row in belong if (row["evaluation"] or family) == family]
     found = {}
-    for beta in sorted({row["beta"] for row in rows if (row["evaluation"] or family) == family}):
-        runs = [row for row in rows if row["beta"] == beta and (row["evaluation"] or family) == family]
+    for key in sorted({place(row) for row in belong}):
+        runs = [row for row in belong if place(row) == key]
         accuracies = [100 * row["test_accuracy"] for row in runs]
         mean = sum(accuracies) / len(accuracies)
-        found[beta] = (mean, min(accuracies), max(accuracies), sum(row["diverged"] for row in runs))
+        found[key] = (mean, min(accuracies), max(accuracies), sum(row["diverged"] for row in runs))
+    return found
+
+
+def lines_of(axes) -> dict[str, tuple]:
+    """Line and bars by family, without empty ones."""
+    found = {}
+    for container in axes.containers:
+        line, _, (bars,) = container
+        if len(line.get_xdata()):
+            (name,) = [name for name, colour in plotting.COLOURS.items() if colour == line.get_color()]
+            assert name not in found
+            found[name] = (line, bars)
     return found
 
 
@@ -47,11 +82,11 @@ def drawn(request: pytest.FixtureRequest, study) -> Drawn:
     """The figure of each case; tests only look at it."""
     diverges, factors = CASES[request.param]
     made = study(diverges, **factors)
-    return Drawn(made, *draw(overview.plot, made.runs))
+    return Drawn(made, *draw(overview.plot, made.runs, made.published))
 
 
 def test_the_data_are_means_and_ranges(drawn: Drawn) -> None:
-    keys = [*GROUP, "normalization", "rule", "beta"]
+    keys = [*GROUP, "normalization", "rule"]
     assert len(drawn.data) == len(drawn.study.runs[keys].drop_duplicates())
     for row in drawn.data.to_dict("records"):
         runs = of_condition(drawn.study.runs, {key: row[key] for key in keys})
@@ -62,18 +97,18 @@ def test_the_data_are_means_and_ranges(drawn: Drawn) -> None:
 
 
 def test_lines_ranges_and_crosses(drawn: Drawn) -> None:
-    order = plotting.beta_axis(drawn.study.runs.beta)
-    names = families(drawn.study.runs)
+    order = plotting.place_axis(plotting.places(drawn.study.runs))
     for axes, rows, _, _ in panels(drawn.figure, drawn.study.runs):
-        assert len(axes.containers) == len(names)
+        expected = {name: points(rows, name) for name in [*families(drawn.study.runs), "other"]}
+        expected = {name: found for name, found in expected.items() if found}
+        drawn_lines = lines_of(axes)
+        assert list(drawn_lines) == list(expected)
         crosses = []
-        for container, family in zip(axes.containers, names, strict=True):
-            line, _, (bars,) = container
-            assert line.get_color() == plotting.COLOURS[family]
-            expected = points(rows, family)
-            assert [round(x) for x in line.get_xdata()] == [order[beta] for beta in expected]
+        for name, found in expected.items():
+            line, bars = drawn_lines[name]
+            assert [round(x) for x in line.get_xdata()] == [order[key] for key in found]
             for y, bar, (mean, low, high, lost) in zip(
-                line.get_ydata(), bars.get_segments(), expected.values(), strict=True
+                line.get_ydata(), bars.get_segments(), found.values(), strict=True
             ):
                 assert y == pytest.approx(mean)
                 assert bar[:, 1] == pytest.approx([low, high])
@@ -82,12 +117,40 @@ def test_lines_ranges_and_crosses(drawn: Drawn) -> None:
         assert sorted(heights) == sorted(crosses, key=lambda value: value.expected)
 
 
+def published_bars(axes) -> list[tuple[float, float]]:
+    lines = [line for line in axes.lines if to_hex(line.get_color()) == GREY]
+    return sorted((x, y) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True))
+
+
+def test_what_was_published_is_in_its_panel(drawn: Drawn) -> None:
+    """Once per beta, behind both evaluations; and nothing where nothing was published."""
+    order = plotting.place_axis(plotting.places(drawn.study.runs))
+    table = published.training().query("dataset == 'mnist'").to_dict("records")
+    for axes, rows, _, _ in panels(drawn.figure, drawn.study.runs):
+        expected = set()
+        for row in rows if len(drawn.study.published) else []:
+            for theirs in table:
+                names = ("architecture", "normalization", "optimizer", "precision", "beta")
+                if row["relu_derivative"] == 0 and all(row[name] == theirs[name] for name in names):
+                    expected.add((order[row["beta"]], 100 * theirs["test_accuracy_mean"]))
+        assert published_bars(axes) == [pytest.approx(bar) for bar in sorted(expected)]
+
+
+def test_the_data_have_what_was_published(study) -> None:
+    made = study(*CASES["published"][:1], **CASES["published"][1])
+    _, data = draw(overview.plot, made.runs, made.published)
+    theirs = {(row["normalization"], row["beta"]): row["published_mean"] for row in made.published.to_dict("records")}
+    for row in data.to_dict("records"):
+        assert row["published_mean"] == theirs[row["normalization"], row["beta"]]
+
+
 def test_panels_and_axes_are_named(drawn: Drawn) -> None:
     found = conditions(drawn.study.runs)
     several = len({(condition["dataset"], condition["architecture"]) for condition in found}) > 1
     normalizations = list(drawn.study.runs.normalization.unique())
     for axes, _, row, column in panels(drawn.figure, drawn.study.runs):
-        arithmetic = ", ".join(plotting.word(found[column][name]) for name in ("precision", "optimizer"))
+        words = [plotting.word(found[column][name]) for name in ("precision", "optimizer")]
+        arithmetic = ", ".join(words + plotting.relu_words(found[column]["relu_derivative"]))
         where = ", ".join(plotting.word(found[column][name]) for name in ("architecture", "dataset"))
         if row == 0:
             assert axes.get_title() == (f"{where}\n{arithmetic}" if several else arithmetic)
@@ -96,45 +159,53 @@ def test_panels_and_axes_are_named(drawn: Drawn) -> None:
         if row == len(normalizations) - 1:
             assert axes.get_xlabel() == "β"
             labels = [label.get_text() for label in axes.get_xticklabels()]
-            assert labels == [plotting.beta_label(beta) for beta in sorted(set(drawn.study.runs.beta))]
+            order = plotting.place_axis(plotting.places(drawn.study.runs))
+            assert labels == [plotting.place_label(key) for key in order]
     runs = drawn.study.runs.seed.nunique()
     what = "1 run" if runs == 1 else f"mean and range of {runs} runs"
     assert drawn.figure.get_suptitle() == (
         what.capitalize() if several else f"LeNet-5 on {plotting.word('mnist_5k')}: {what}"
     )
+
+
+def test_its_texts_can_be_read(drawn: Drawn) -> None:
     assert_readable(drawn.figure)
 
 
 def test_the_legend_has_what_is_drawn(drawn: Drawn) -> None:
     lines = [LABELS.get(name, "native and minimal") for name in families(drawn.study.runs)]
-    assert legend(drawn.figure) == lines + (["some runs diverged"] if drawn.study.runs.diverged.any() else [])
+    lines += ["other rules"] if OTHER in set(drawn.study.runs.rule) else []
+    lines += ["some runs diverged"] if drawn.study.runs.diverged.any() else []
+    assert legend(drawn.figure) == lines + (["published"] if len(drawn.study.published) else [])
 
 
 @pytest.mark.parametrize("accuracy", [0.1, 0.7, 1.0])
 def test_runs_of_equal_accuracy(accuracy: float, study) -> None:
     """Three diverged runs score 0.1 each, and their mean is an ulp above 0.1."""
-    runs = study().runs.assign(test_accuracy=accuracy)
-    figure, _ = draw(overview.plot, runs)
+    made = study()
+    figure, _ = draw(overview.plot, made.runs.assign(test_accuracy=accuracy), made.published)
     for axes in figure.axes:
-        for _, _, (bars,) in axes.containers:
+        for _, bars in lines_of(axes).values():
             assert all(bar[:, 1] == pytest.approx(100 * accuracy) for bar in bars.get_segments())
 
 
 def test_many_conditions_stay_readable(study) -> None:
     """They continue below, and each is there once."""
-    runs = study(
+    made = study(
         no_cell_diverges,
         dataset=["mnist_5k", "fashion_mnist"],
         optimizer=["sgd", "adam"],
         precision=["float16", "mixed16", "float32"],
         seed=[0],
         rule=["native", "hybrid-10000-exact", "hybrid-1000-exact"],
-    ).runs
-    figure, _ = draw(overview.plot, runs)
+        is_published=True,
+    )
+    runs = made.runs
+    figure, _ = draw(overview.plot, runs, made.published)
     assert figure.get_size_inches()[0] < 12
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible() and axes.get_title()]
     assert len(set(titles)) == len(titles) == len(conditions(runs)) == 12
-    drawn = sorted(tuple(axes.containers[0][0].get_ydata()) for axes in figure.axes if axes.containers)
+    drawn = sorted(tuple(line.get_ydata()) for axes in figure.axes for line, _ in lines_of(axes).values())
     expected = sorted(
         tuple(mean for mean, *_ in points(of_condition(runs, {**condition, "normalization": name}), "exact").values())
         for condition in conditions(runs)
@@ -145,17 +216,37 @@ def test_many_conditions_stay_readable(study) -> None:
 
 
 def test_a_condition_without_one_of_the_normalizations(study) -> None:
-    runs = study(dataset=["mnist_5k", "fashion_mnist"], seed=[0]).runs
-    runs = runs[(runs.dataset == "mnist_5k") | (runs.normalization == "none")]
-    figure, _ = draw(overview.plot, runs)
-    drawn = [sum(len(container[0].get_xdata()) for container in axes.containers) for axes in figure.axes]
+    made = study(dataset=["mnist_5k", "fashion_mnist"], seed=[0])
+    runs = made.runs[(made.runs.dataset == "mnist_5k") | (made.runs.normalization == "none")]
+    figure, _ = draw(overview.plot, runs, made.published)
+    drawn = [sum(len(line.get_xdata()) for line, _ in lines_of(axes).values()) for axes in figure.axes]
     assert drawn == [10, 10, 10, 0]
 
 
-def test_the_script_writes_what_the_function_draws(study, run_script, tmp_path) -> None:
-    made = study()
+def test_a_panel_of_nothing_is_not_seen(study) -> None:
+    made = study(dataset=["mnist_5k", "fashion_mnist"], seed=[0])
+    runs = made.runs[(made.runs.dataset == "mnist_5k") | (made.runs.normalization == "none")]
+    figure, _ = draw(overview.plot, runs, made.published)
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
+
+
+def test_a_condition_without_hybrid_rules_beside_one_with_them(study) -> None:
+    """As in the preset gpu, where ReLU'(0) = 1 has the native rule only."""
+    made = study(relu_derivative=[0.0, 1.0], normalization=["none"], seed=[0])
+    runs = made.runs[(made.runs.relu_derivative == 0) | (made.runs.rule == "native")]
+    figure, _ = draw(overview.plot, runs, made.published)
+    (expected,) = of_condition(runs, {**CONDITION, "relu_derivative": 1.0})
+    (heights,) = (list(line.get_ydata()) for line, _ in lines_of(figure.axes[1]).values())
+    assert heights == [pytest.approx(100 * expected["test_accuracy"])]
+    assert "native and minimal" in legend(figure)
+
+
+@pytest.mark.parametrize("case", ["published", "only such a rule"])
+def test_the_script_writes_what_the_function_draws(case: str, study, run_script, tmp_path) -> None:
+    diverges, factors = CASES[case]
+    made = study(diverges, **factors)
     output = {suffix: str(tmp_path / f"a.{suffix}") for suffix in FORMATS}
-    log = [str(tmp_path / "job.log")]
-    run_script("maxpool/accuracy_by_beta", input={"runs": made.folder / "runs.csv"}, output=output, log=log)
+    tables = {name: made.folder / f"{name}.csv" for name in ("runs", "published")}
+    run_script("maxpool/accuracy_by_beta", input=tables, output=output, log=[str(tmp_path / "job.log")])
     assert {path.name for path in tmp_path.iterdir()} == {*(f"a.{suffix}" for suffix in FORMATS), "job.log"}
     assert pd.read_csv(output["csv"]).runs.sum() == len(made.runs)

@@ -62,7 +62,8 @@ def arguments(folder: Path, splits: list[str], mirrors: list[str]) -> dict:
     return {
         "wildcards": {"dataset": "toy"},
         "output": [str(folder / "raw/toy/fetched.json")],
-        "params": {"splits": splits, "mirrors": mirrors},
+        "params": {"splits": splits},
+        "config": {"datasets": {"toy": {"mirrors": mirrors}} if mirrors else {}},
         "log": [str(folder / "logs/toy.log")],
     }
 
@@ -109,7 +110,6 @@ def test_what_is_wrong_is_the_last_line_and_there_is_no_receipt(
     assert names(tmp_path) == {"test.bin"}
 
 
-@pytest.mark.xfail(strict=True, reason="pooch writes what it does to the terminal, and not to the log")
 def test_nothing_else_is_said(
     address: str, served: Path, run_script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

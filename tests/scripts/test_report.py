@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from snakemake.cli import parse_config
 
 from nonsmooth import maxpool, plotting
+from nonsmooth.files import write_json
 from nonsmooth.precision import PRECISIONS
 
-from .conftest import ROOT, Study, composed_diverges, load, no_cell_diverges, of_condition
+from .conftest import OTHER, ROOT, Study, composed_diverges, load, no_cell_diverges, of_condition
 
 report = load("report/report")
-summary = load("maxpool/summary")
+tables = load("maxpool/tables")
+learning_rates = load("maxpool/learning_rates")
 FACTORS = {
     "precision": ["float16", "mixed16"],
     "seed": [0, 1],
     "rule": ["native", "minimal", "hybrid-10-composed", "hybrid-10000-exact", "hybrid-10000-composed"],
 }
-GROUPS = ["mnist_5k/lenet5/sgd/float16", "mnist_5k/lenet5/sgd/mixed16"]
-STEMS = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in ("accuracy", "loss") for group in GROUPS), "tie_map"]
+GROUPS = ["mnist_5k/lenet5/sgd/float16/relu-0", "mnist_5k/lenet5/sgd/mixed16/relu-0"]
+KINDS = ("accuracy", "loss", "accuracy_by_epoch")
+STEMS = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in KINDS for group in GROUPS), "tie_map"]
 DIGITS = plotting.word("mnist_5k")
 TIES = pd.DataFrame(
     {"precision": ["float16", "float64"], "windows": [864, 864], "tied": [401, 400], "tied_at_zero": [230, 230],
-     "tied_above_zero": [171, 170], "mean_size_of_ties": [3.5985, float("nan")]}
+     "tied_above_zero": [171, 170], "mean_size_of_ties": [3.5985, math.nan]}
 )  # fmt: skip
 
 
@@ -61,24 +68,38 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
     """`write_report(study)`: the report that the rule makes of a study's files, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
 
-    def write(made: Study, config_files: list[str], ties: pd.DataFrame | None = TIES) -> Page:
+    def write(
+        made: Study,
+        config_files: Sequence[str] = ("config/config.yaml",),
+        overrides: dict | None = None,
+        ties: pd.DataFrame | None = TIES,
+        searches: pd.DataFrame | None = None,
+        stems: Sequence[str] = STEMS,
+    ) -> Page:
         results, figures = Path("results/tiny/maxpool"), Path("figures/tiny/maxpool")
-        stems = STEMS if ties is not None else STEMS[:-1]
+        stems = [stem for stem in stems if ties is not None or stem != "tie_map"]
         for stem in stems:
             (figures / stem).parent.mkdir(parents=True, exist_ok=True)
             (figures / f"{stem}.svg").write_text(f"<svg>{stem}</svg>")
         results.mkdir(parents=True)
         made.runs.to_csv(results / "runs.csv", index=False)
         maxpool.costs(made.runs).to_csv(results / "costs.csv", index=False)
-        summary.table(maxpool.summarize(made.runs)).to_csv(figures / "summary.csv", index=False)
-        if ties is not None:
-            ties.to_csv(results / "ties.csv", index=False)
+        made.published.to_csv(results / "published.csv", index=False)
+        maxpool.summarize(made.runs).to_csv(results / "summary.csv", index=False)
+        for name, headings in (("summary", tables.SUMMARY), ("published", tables.PUBLISHED)):
+            table = tables.readable(tables.read(str(results / f"{name}.csv")), headings)
+            table.to_csv(figures / f"{name}.csv", index=False)
+        for name, table in (("ties", ties), ("searches", searches)):
+            if table is not None:
+                table.to_csv(results / f"{name}.csv", index=False)
         run_script(
             "report/report",
             input={
                 "figures": [str(figures / f"{stem}.svg") for stem in stems],
                 "runs": str(results / "runs.csv"),
                 "summary": str(figures / "summary.csv"),
+                "published": str(figures / "published.csv"),
+                "searches": [str(results / "searches.csv")] if searches is not None else [],
                 "costs": str(results / "costs.csv"),
                 "ties": [str(results / "ties.csv")] if ties is not None else [],
                 "records": made.files.records,
@@ -86,7 +107,7 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
             },
             output=["figures/tiny/report.html"],
             wildcards={"run": "tiny"},
-            params={"config_files": config_files},
+            params={"config_files": list(config_files), "overrides": overrides or {}},
             log=["logs/report.log"],
         )
         return Page(Path("figures/tiny/report.html"))
@@ -117,7 +138,7 @@ def expected_sentence(runs: pd.DataFrame, precision: str) -> str:
 def test_the_text_says_what_the_runs_say(study, write_report) -> None:
     made = study(composed_diverges, **FACTORS)
     rows = made.runs.to_dict("records")
-    page = write_report(made, ["config/config.yaml"])
+    page = write_report(made)
     lost = diverged(rows)
     minutes = round(sum(row["job_seconds"] for row in rows) / 60)
     scaled = [row for row in rows if row["skipped_steps"]]
@@ -130,6 +151,7 @@ def test_the_text_says_what_the_runs_say(study, write_report) -> None:
         expected_sentence(made.runs, "mixed16"),
         f"40 training runs: LeNet-5 on {DIGITS}; without batch norm, with batch norm; SGD; float16, mixed16; "
         "β = 0, 1, 10, 10,000; 2 seeds per condition; 4 epochs, batch size 128.",
+        "All rules of a set-up share one learning rate, as published: SGD float16 without batch norm 0.05; ",
         *(
             f"SGD {precision} {normalization} batch norm 0.05"
             for precision in ("float16", "mixed16")
@@ -145,7 +167,7 @@ def test_the_text_says_what_the_runs_say(study, write_report) -> None:
 
 def test_the_tables_hold_the_numbers(study, write_report) -> None:
     made = study(composed_diverges, **FACTORS)
-    page = write_report(made, ["config/config.yaml"])
+    page = write_report(made)
 
     # Factors of one value are in the text.
     header, *rows = page.table("Diverged runs")
@@ -162,58 +184,243 @@ def test_the_tables_hold_the_numbers(study, write_report) -> None:
     assert rows == expected
 
     header, *rows = page.table("Cost")
+    # No run used a GPU.
     assert header == ["precision", "runs", "epochs", "device", "images/s", "job time (s)", "memory (MiB)"]
     for row, cost in zip(rows, maxpool.costs(made.runs).itertuples(), strict=True):
         numbers = (cost.images_per_second, cost.job_seconds, cost.peak_memory_mib)
         assert row == [cost.precision, "20", "4", "a processor", *(f"{round(number):,}" for number in numbers)]
 
     header, *rows = page.table("Final accuracy of every condition")
-    assert header == list(summary.HEADINGS.values())
+    assert header == list(tables.SUMMARY.values())
     for row, values in zip(rows, maxpool.summarize(made.runs).to_dict("records"), strict=True):
-        assert row[5] == plotting.beta_label(values["beta"])
-        assert row[7:11] == [f"{100 * values[f'test_accuracy_{name}']:.2f}" for name in ("mean", "std", "min", "max")]
-        assert row[11:] == ["2", str(values["diverged"])]
+        assert row[5:7] == ["0", plotting.place_label(values["beta"])]
+        assert row[8:12] == [f"{100 * values[f'test_accuracy_{name}']:.2f}" for name in ("mean", "std", "min", "max")]
+        assert row[12:] == ["2", str(values["diverged"])]
 
     header, *rows = page.table("Ties in the windows of the first pooling")
     assert header == [name.replace("_", " ") for name in TIES]
     assert rows == [["float16", "864", "401", "230", "171", "3.60"], ["float64", "864", "400", "230", "170", ""]]
 
     _, *rows = page.table("Published experiments not run in this preset")
-    assert [row[0] for row in rows] == [name for name in maxpool.EXPERIMENTS if name not in ("accuracy", "loss", "ties")]  # fmt: skip
+    left = [name for name in maxpool.EXPERIMENTS if name not in ("accuracy", "loss", "ties")]
+    assert [row[0] for row in rows] == [plotting.word(name) for name in left]
 
 
 def test_figures_are_in_their_chapters_with_how_to_remake_them(study, write_report) -> None:
     page = write_report(study(no_cell_diverges, **FACTORS), ["config/presets/my own.yaml"])
     assert [base64.b64decode(image).decode() for image in page.images] == [f"<svg>{stem}</svg>" for stem in STEMS]
     chapters = {"accuracy_by_beta": "Accuracy against β", "accuracy": "Accuracy against β", "loss": "Training loss",
-                "tie_map": "Where the ties are"}  # fmt: skip
+                "accuracy_by_epoch": "Accuracy by epoch", "tie_map": "Where the ties are"}  # fmt: skip
     for stem in STEMS:
         chapter = plain(page.sections[chapters[stem.split("/")[0]]])
         path = f"figures/tiny/maxpool/{stem}"
         assert f"Remake: snakemake {path}.pdf --configfile 'config/presets/my own.yaml'" in chapter
         assert f"plotted data: {path}.csv" in chapter
-    assert page.text.count(f"LeNet-5 on {DIGITS}, SGD, mixed16") == 2
+    assert page.text.count(f"LeNet-5 on {DIGITS}, SGD, mixed16") == 3
+    assert list(page.sections) == ["What was asked", "What was run", "Accuracy against β", "Training loss",
+                                   "Accuracy by epoch", "What diverged", "Where the ties are",
+                                   "What this preset left out", "Versions and machine"]  # fmt: skip
     assert "Remake everythingsnakemake --configfile 'config/presets/my own.yaml'" in page.text
 
 
 def test_the_default_preset_needs_no_option(study, write_report) -> None:
-    page = write_report(study(no_cell_diverges, **FACTORS), ["config/config.yaml"])
-    assert "--configfile" not in page.text
+    page = write_report(study(no_cell_diverges, **FACTORS))
+    assert "--config" not in page.text
     assert "No run of 40 reached" in page.text
     assert "Diverged runs" not in page.sections["What diverged"]
 
 
 def test_what_was_not_measured_is_left_out_and_listed(study, write_report) -> None:
-    page = write_report(study(no_cell_diverges, **FACTORS), ["config/config.yaml"], ties=None)
+    page = write_report(study(no_cell_diverges, **FACTORS), ties=None)
     assert "Where the ties are" not in page.sections
     assert "ties" in [row[0] for row in page.table("Published experiments not run in this preset")]
     assert len(page.images) == len(STEMS) - 1
 
 
-def test_a_memory_that_snakemake_could_not_see_is_empty() -> None:
-    cost = {"images_per_second": 999.6, "job_seconds": 0.4, "peak_memory_mib": float("nan")}
-    (row,) = report.readable_costs(pd.DataFrame([cost])).to_dict("records")
-    assert (row["images/s"], row["job time (s)"], pd.isna(row["memory (MiB)"])) == (1000, 0, True)
+def test_memory_of_a_gpu_is_shown_where_it_was_used() -> None:
+    cost = {"images_per_second": 999.6, "job_seconds": 0.4, "peak_memory_mib": 700.4}
+    shown = report.readable_costs(pd.DataFrame([{**cost, "peak_gpu_memory_mib": value} for value in (300.6, math.nan)]))
+    assert shown["GPU memory (MiB)"].tolist() == [301, pd.NA]
+    shown = report.readable_costs(pd.DataFrame([{**cost, "peak_gpu_memory_mib": math.nan}]))
+    (row,) = shown.to_dict("records")
+    assert row == {"images/s": 1000, "job time (s)": 0, "memory (MiB)": 700}
+
+
+def test_figures_of_another_relu_say_so(study, write_report) -> None:
+    made = study(relu_derivative=[0.0, 0.5], rule=["native"], seed=[0])
+    stems = [
+        "accuracy_by_beta",
+        *(f"{kind}/mnist_5k/lenet5/sgd/float16/relu-{relu}" for kind in KINDS for relu in ("0", "0.5")),
+    ]
+    page = write_report(made, stems=stems, ties=None)
+    assert page.text.count(f"LeNet-5 on {DIGITS}, SGD, float16, ReLU'(0) = 0.5") == 3
+    assert "β = 0; ReLU'(0) = 0.5; 1 seed per condition" in page.text
+
+
+# -------------------------------------------------------------------------------------- published and searched
+
+
+def test_what_was_published_is_a_chapter_with_every_number(study, write_report) -> None:
+    made = study(composed_diverges, **FACTORS, is_published=True)
+    page = write_report(made)
+    assert list(page.sections)[3] == "Ours and published"
+    header, *rows = page.table("Conditions that were published and run here")
+    assert header == list(tables.PUBLISHED.values())
+    assert len(rows) == len(made.published) == 2 * 2 * 5
+    for row, values in zip(rows, made.published.to_dict("records"), strict=True):
+        numbers = [values[f"ours_{name}"] for name in ("mean", "std")]
+        assert row[5] == plotting.place_label(values["beta"])
+        assert row[6] == (values["evaluation"] or values["rule"])
+        assert row[7:9] == [f"{100 * number:.2f}" for number in numbers]
+        assert row[9:12] == [str(values[f"ours_{name}"]) for name in ("runs", "diverged", "epochs")]
+        assert float(row[12]) == pytest.approx(100 * values["published_mean"], abs=0.0051)
+        assert row[14:17] == [str(values[f"published_{name}"]) for name in ("runs", "diverged", "epochs")]
+        assert float(row[17]) == pytest.approx(100 * values["difference"], abs=0.0051)
+    chapter = plain(page.sections["Ours and published"])
+    for suffix in ("csv", "md", "tex"):
+        assert f"figures/tiny/maxpool/published.{suffix}" in chapter
+    # In mixed16 one run was published, which has no deviation.
+    composed = [
+        row
+        for row in made.published.to_dict("records")
+        if row["evaluation"] != "exact" and row["precision"] == "float16"
+    ]
+    assert f"{len(composed)} conditions of the published program and of PyTorch's own rule can be compared." in chapter
+    assert f"In {len(composed)} conditions ours were trained for fewer epochs than the published runs." in chapter
+
+
+def compared(*rows: tuple[float, float, float], **values) -> pd.DataFrame:
+    """The readable table of conditions with these differences and two deviations."""
+    usual = {"evaluation": "composed", "epochs": 100, "published epochs": 100, **values}
+    return pd.DataFrame(
+        {**usual, "difference (points)": difference, "std (%)": ours, "published std (%)": theirs}
+        for difference, ours, theirs in rows
+    )
+
+
+def near(table: pd.DataFrame) -> str:
+    return re.search(r"In (.*) of them the means differ", report.published_sentence(table))[1]
+
+
+def test_conditions_that_agree_are_counted() -> None:
+    """Within twice the root of the summed variances: 2 * (3^2 + 4^2)^(1/2) = 10."""
+    assert near(compared((10, 3, 4), (-10, 4, 3), (10.01, 3, 4), (-10.01, 3, 4), (0, 0, 0))) == "3"
+    assert "fewer epochs" not in report.published_sentence(compared((1, 1, 1)))
+    shorter = report.published_sentence(compared((1, 1, 1), epochs=10))
+    assert shorter.startswith("1 condition of ")
+    assert shorter.endswith("In 1 condition ours were trained for fewer epochs than the published runs.")
+
+
+def test_exact_rules_were_not_published() -> None:
+    exact = compared((50, 1, 1), evaluation="exact")
+    assert report.published_sentence(pd.concat([exact, compared((0, 1, 1))])).startswith("1 condition of ")
+
+
+def test_conditions_without_a_deviation_are_not_said_to_differ() -> None:
+    sentence = report.published_sentence(compared((0, 1, 1), (0, math.nan, 1), (0, 1, math.nan)))
+    assert sentence.startswith("1 condition of ")
+    assert near(compared((0, 1, 1), (0, math.nan, 1), (0, 1, math.nan))) == "1"
+    sentence = report.published_sentence(compared((0, math.nan, 1)))
+    assert sentence.startswith("No condition has several runs both here and there")
+
+
+def searched(study, folder: Path, cells: list) -> pd.DataFrame:
+    """The table of two trials for each of the cells, as the rule gathers them."""
+    rows = [(1, 0.0123456, 10, 0.91234, False, True), (2, 0.5, 2, 0.1, True, False)]
+    trials = pd.DataFrame(rows, columns=["trial", "learning_rate", "epochs", "accuracy", "pruned", "chosen"])
+    folder.mkdir()
+    trials.to_csv(folder / "trials.csv", index=False)
+    write_json(folder / "chosen.json", {"learning_rate": 0.01235, "accuracy": 0.91234})
+    count = len(cells)
+    outputs = {"trials": folder / "searches.csv", "entries": folder / "searches.yaml"}
+    learning_rates.gather(cells, [folder / "trials.csv"] * count, [folder / "chosen.json"] * count, outputs)
+    return pd.read_csv(outputs["trials"])
+
+
+def test_searches_are_shown_trial_by_trial(study, write_report, tmp_path: Path) -> None:
+    made = study(no_cell_diverges, **FACTORS)
+    cells = [cell for cell in made.files.cells if cell.rule == "native" and cell.seed == 0]
+    page = write_report(made, searches=searched(study, tmp_path / "search", cells))
+    header, *rows = page.table("Searches for learning rates")
+    assert header == ["normalization", "precision", "trial", "learning rate", "epochs", "accuracy", "pruned", "chosen"]
+    expected = []
+    for cell in cells:
+        words = [plotting.word(cell.normalization), cell.precision]
+        expected += [[*words, "1", "0.01235", "10", "0.912", "", "yes"], [*words, "2", "0.5", "2", "0.100", "yes", ""]]
+    assert rows == expected
+    chapter = plain(page.sections["What was run"])
+    assert "Remake: snakemake results/tiny/maxpool/searches.csv" in chapter
+
+
+def test_without_searches_there_is_no_table_of_them(study, write_report) -> None:
+    assert "Searches for learning rates" not in write_report(study(no_cell_diverges, **FACTORS)).text
+
+
+def test_a_search_of_one_setup_is_shown(study, write_report, tmp_path: Path) -> None:
+    """No factor varies then."""
+    made = study(no_cell_diverges, **FACTORS)
+    page = write_report(made, searches=searched(study, tmp_path / "search", made.files.cells[:1]))
+    header, *rows = page.table("Searches for learning rates")
+    assert header == ["trial", "learning rate", "epochs", "accuracy", "pruned", "chosen"]
+    assert len(rows) == 2
+
+
+def test_rates_of_rules_that_differ_are_not_said_to_be_shared(study) -> None:
+    runs = study(seed=[0], rule=["native", "minimal"], normalization=["none"]).runs
+    runs = runs.assign(learning_rate=[0.1, 0.002])
+    text = report.conditions_sentence(runs)
+    assert text.endswith("Learning rates: SGD float16 without batch norm 0.1, 0.002.")
+    assert "share" not in text
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+OVERRIDES = {
+    "nothing": {},
+    "epochs": {"epochs": 2},
+    "a name": {"run": "mine"},
+    "texts inside brackets, as Snakemake gives them": {"seeds": ["0", "1"], "epochs": 3},
+    "a folder with spaces and quotes": {
+        "datasets": {"imagenet": {"path": '/my images/it\'s "here" $HOME; rm -rf x & `y`'}}
+    },
+    "a folder that is a number": {"datasets": {"imagenet": {"path": "1e3"}}},
+    "a search": {"maxpool": {"search": {"trials": "2", "per_rule": "true"}}, "run": "mine"},
+    "blocks": {"maxpool": {"train": [{"dataset": ["mnist"], "momentum": "0.5"}]}, "run": "mine"},
+    "flags": {"deterministic": False},
+}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param(values, id=name) for name, values in OVERRIDES.items()],
+)
+@pytest.mark.parametrize("files", [["config/config.yaml"], ["config/my own.yaml", "b.yaml"]], ids=len)
+def test_commands_mean_the_same_to_a_shell_and_to_snakemake(files: list[str], overrides: dict) -> None:
+    options = report.command_options(files, overrides)
+    assert options == "" or options.startswith(" ")
+    command = subprocess.run(
+        ["sh", "-c", f'printf "%s\\0" snakemake target{options}'], capture_output=True, text=True, check=True
+    )
+    arguments = command.stdout.split("\0")[:-1]
+    assert arguments[:2] == ["snakemake", "target"]
+    groups: dict[str, list[str]] = {}
+    for argument in arguments[2:]:
+        if argument.startswith("--"):
+            groups[argument] = []
+        else:
+            groups[list(groups)[-1]].append(argument)
+    assert groups.get("--configfile", ["config/config.yaml"]) == files
+    assert parse_config(groups.get("--config", [])) == overrides
+
+
+def test_overrides_are_in_every_command(study, write_report) -> None:
+    overrides = OVERRIDES["a folder with spaces and quotes"]
+    page = write_report(study(no_cell_diverges, **FACTORS), overrides=overrides)
+    options = report.command_options(["config/config.yaml"], overrides)
+    commands = re.findall(r"snakemake (?:figures|results)/", page.text)
+    assert len(commands) > len(STEMS)
+    assert page.text.count(" ".join(options.split())) == len(commands) + 1
+    assert f"Remake everythingsnakemake{' '.join(['', *options.split()])}" in page.text
 
 
 # ------------------------------------------------------------------------------------------------ sentences
@@ -275,6 +482,25 @@ def test_numbers_of_seeds_and_epochs_that_differ_are_said(study) -> None:
     assert "; 2 to 3 seeds per condition; 1 epoch, batch size 128." in text
     runs.loc[runs.precision == "float32", "epochs"] = 10
     assert "1, 10 epochs, " in report.conditions_sentence(runs)
+
+
+def test_native_runs_of_another_relu_are_not_in_the_mean(study) -> None:
+    """Hybrid rules ran with PyTorch's ReLU only."""
+    runs = study(relu_derivative=[0.0, 1.0], rule=FACTORS["rule"]).runs
+    runs = runs[(runs.relu_derivative == 0) | (runs.rule == "native")]
+    (sentence,) = sentences(runs)
+    assert f"native {mean_percent(of_condition(runs, {'rule': 'native', 'relu_derivative': 0.0}))};" in sentence
+
+
+def test_rules_without_a_beta_are_named_alone(study) -> None:
+    text = report.conditions_sentence(study(rule=[OTHER], seed=[0]).runs)
+    assert f"; rule {OTHER}; 1 seed per condition" in text
+    assert "β" not in text
+
+
+def test_rules_without_a_beta_are_named_after_the_betas(study) -> None:
+    text = report.conditions_sentence(study(rule=[OTHER, "native", "hybrid-10-exact"], seed=[0]).runs)
+    assert f"; β = 0, 10; rule {OTHER}; 1 seed" in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_rates_are_told_apart(study) -> None:

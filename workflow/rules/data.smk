@@ -29,7 +29,6 @@ rule fetch:
         "logs/data/fetch/{dataset}.log",
     params:
         splits=lambda wildcards: SPLITS.get(wildcards.dataset, list(DATASETS[wildcards.dataset].files)),
-        mirrors=lambda wildcards: config["datasets"].get(wildcards.dataset, {}).get("mirrors", []),
     message:
         "Download {wildcards.dataset}"
     script:

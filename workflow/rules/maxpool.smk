@@ -36,7 +36,7 @@ rule maxpool_search:
         trials=presets.search_settings(config)["trials"],
         settings=SETTINGS,
         # Not an output, which Snakemake would delete when a job is interrupted.
-        journal=lambda wildcards, output: f"{os.path.dirname(output.chosen)}/trials.journal",
+        journals=lambda wildcards, output: os.path.dirname(output.chosen),
         numerics_version=NUMERICS_VERSION,
     message:
         "Search the learning rate of {wildcards.architecture} on {wildcards.dataset}: {wildcards.normalization}, {wildcards.optimizer}, {wildcards.precision}"
@@ -263,8 +263,7 @@ rule maxpool_tables:
     input:
         summary="results/{run}/maxpool/summary.csv",
         published="results/{run}/maxpool/published.csv",
-        code=source("scripts/maxpool/tables.py")
-        + library("plotting", "datasets/__init__", "architectures/__init__"),
+        code=source("scripts/maxpool/tables.py") + library("plotting", "datasets/__init__", "architectures/__init__"),
     output:
         **table_files("summary", "final accuracy"),
         **table_files("published", "ours and published"),

@@ -23,8 +23,8 @@ def relu(input: Tensor, derivative: float = 0.0) -> Tensor:
         input: any shape, floating dtype and memory layout.
         derivative: a finite number. 0 is PyTorch's own ReLU; outside [0, 1] it leaves the subdifferential.
 
-    The gradient g becomes `derivative * g` at zeros of either sign, rounded once (by PyTorch's product of a tensor
-    and a number, which holds the number in float32 for types of 16 and 32 bits), and PyTorch's elsewhere:
+    The gradient g becomes `derivative * g` at zeros of either sign (PyTorch's product of a tensor and a number: for types
+    of 16 bits in float32, then rounded), and PyTorch's elsewhere:
     g where the input is positive or NaN, 0 where it is negative. Can be differentiated again, and in forward mode.
 
     Raises ValueError for a derivative that is not finite.
@@ -54,11 +54,17 @@ def replace_relus(model: nn.Module, derivative: float) -> nn.Module:
 
 
 def _require_finite(derivative: float) -> None:
-    if isinstance(derivative, bool | str) or not isfinite(derivative):
+    try:
+        is_number = not isinstance(derivative, bool | str) and isfinite(derivative)
+    except (TypeError, OverflowError):
+        is_number = False
+    if not is_number:
         raise ValueError(f"relu: the derivative at 0 must be a finite number, got {derivative!r}")
 
 
 class _Relu(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(input: Tensor, derivative: float) -> Tensor:
         return torch.relu(input)

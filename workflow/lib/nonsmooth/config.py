@@ -224,6 +224,10 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
                 f"{where}.train_split: {values['dataset']} has no split {block['train_split']!r} to train on; one of "
                 f"{', '.join(dataset.train_splits)}"
             )
+        rate = rates.of(setup, block, where)
+        _check_last_batch(
+            values["normalization"], dataset.sizes[block["train_split"]], block["batch_size"], rate, where
+        )
         in_float16 = values["precision"] == "float16"
         for rule, derivative, seed in product(rule_names, block["relu_derivative"], block["seeds"]):
             yield TrainingCell(
@@ -232,7 +236,7 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
                 relu_derivative=float(derivative),
                 seed=seed,
                 epochs=block["epochs"],
-                learning_rate=rates.of(setup, block, where),
+                learning_rate=rate,
                 schedule=block["schedule"],
                 batch_size=block["batch_size"],
                 momentum=float(block["momentum"]),
@@ -278,6 +282,17 @@ class _Rates:
                 return float(value)
 
 
+def _check_last_batch(normalization: str, images: int, batch_size: int, rate: float | str, where: str) -> None:
+    """Refuse a last batch of one image, which batch normalization cannot normalise."""
+    # A search trains on four fifths of the images.
+    for count in [images] if rate != SEARCH else [images, images - images // 5]:
+        if normalization == "batch_norm" and count % batch_size == 1 % batch_size:
+            raise ConfigError(
+                f"{where}.batch_size: {batch_size} leaves one of {count} images for the last batch, which batch_norm cannot "
+                "normalise; choose another"
+            )
+
+
 def _check_fit(architecture: str, dataset: str, where: str) -> None:
     try:
         ARCHITECTURES[architecture].padding(*DATASETS[dataset].shape[1:])
@@ -313,6 +328,8 @@ def splits(config: dict[str, Any], cells: Iterable[TrainingCell]) -> dict[str, l
 def _check_data(config: dict[str, Any], cells: list[TrainingCell]) -> None:
     for name, needed in splits(config, cells).items():
         dataset, given = DATASETS[name], config["datasets"].get(name, {})
+        if dataset.streamed and "path" not in given:
+            raise ConfigError(f"datasets.{name}.path: missing; {dataset.hint}")
         if len(given) > 1:
             raise ConfigError(f"datasets.{name}: give path, a folder that has the files, or mirrors, not both")
         if "path" in given:

@@ -40,8 +40,9 @@ class Images:
         cls, name: str, images: np.ndarray, labels: np.ndarray, device: torch.device, padding: int = 0
     ) -> Images:
         """Copy a prepared split of the dataset `name` to `device`, with `padding` zeros on every side."""
+        pixels = torch.from_numpy(np.array(images)).to(device)
         return cls(
-            pad(torch.from_numpy(np.array(images)).to(device), (padding,) * 4),
+            pad(pixels, (padding,) * 4) if padding else pixels,
             torch.from_numpy(labels.astype(np.int64)).to(device),
             *_mean_and_std(name, device),
         )
@@ -68,10 +69,15 @@ class Images:
             generator: on the CPU; order and augmentation are drawn from it. Without one, the images come in
                 order as they are.
             augmentation: `crop_flip` shifts each image by up to 4 pixels each way, zeros moving in, and mirrors half of them.
+
+        Raises ValueError for another augmentation.
         """
+        _require_augmentation(augmentation)
         if generator is None:
             for start in range(0, len(self), batch_size):
                 yield self.batch(slice(start, start + batch_size))
+            return
+        if len(self) == 0:  # split gives one empty part of nothing
             return
         device = self.labels.device
         order = torch.randperm(len(self), generator=generator).to(device)
@@ -168,6 +174,9 @@ class StreamedImages:
         With a `generator`, in a drawn order; and with `crop_flip`, each image is a random part of a random size, mirrored or
         not (torchvision's RandomResizedCrop and RandomHorizontalFlip). Otherwise its centre, 7/8 of its shorter side.
         """
+        _require_augmentation(augmentation)
+        if len(self) == 0:
+            return
         if generator is None:
             order, seeds = torch.arange(len(self)), None
         else:
@@ -175,7 +184,12 @@ class StreamedImages:
             seeds = torch.randint(2**62, (len(self),), generator=generator) if augmentation != "none" else None
         files = _ImageFiles(self.paths[order.numpy()], seeds, self.size)
         loader = torch.utils.data.DataLoader(
-            files, batch_size, num_workers=self.workers, pin_memory=self.device.type == "cuda"
+            files,
+            batch_size,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            # It would draw from the global one.
+            generator=torch.Generator(),
         )
         labels = torch.from_numpy(self.labels.astype(np.int64))[order]
         for images, part in zip(loader, labels.split(batch_size), strict=True):
@@ -206,12 +220,17 @@ class _ImageFiles(torch.utils.data.Dataset):
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except OSError as error:
+        except (OSError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path}: not a readable image ({error})") from error
         with torch.random.fork_rng(devices=[]):
             if self.seeds is not None:
                 torch.manual_seed(self.seeds[position].item())
             return self.transform(image)
+
+
+def _require_augmentation(name: str) -> None:
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"unknown augmentation {name!r}; expected one of {list(AUGMENTATIONS)}")
 
 
 def _mean_and_std(name: str, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,11 @@ def read_runs(
         record = read_json(record_path)
         if not (isinstance(record, dict) and record.keys() >= RECORDED):
             raise ValueError(f"{record_path}: not the record of a cell; {REMEDY}")
-        cell = TrainingCell.from_dict(record["cell"])
+        try:
+            cell = TrainingCell.from_dict(record["cell"])
+            device, commit = record["device"]["name"], record["git"]["commit"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{record_path}: not the record of a cell ({error!r}); {REMEDY}") from error
         asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
         if wanted.learning_rate == SEARCH:
             del asked["learning_rate"]  # a cell depends on the file of its search
@@ -89,10 +93,10 @@ def read_runs(
                 "job_seconds": record["process_seconds"],
                 "peak_memory_mib": record["peak_memory_mib"],
                 "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
-                "device": record["device"]["name"],
+                "device": device,
                 "weights_sha256": record["weights_sha256"],
                 "config_hash": record["config_hash"],
-                "commit": record["git"]["commit"],
+                "commit": commit,
             }
         )
         epochs.append(rows.assign(**identity, epochs=cell.epochs))

@@ -95,6 +95,17 @@ def place_label(place: float | str) -> str:
     return f"{place:,.0f}" if float(place).is_integer() else f"{place:,}"
 
 
+def legend_columns(handles: Sequence[Any], figure: Figure) -> int:
+    """As many entries of a legend side by side as fit into the figure, by the length of their labels."""
+    characters = 13 * figure.get_figwidth()  # at the style's size of letters
+    columns = int(characters // (max(len(handle.get_label()) for handle in handles) + 6))
+    return (
+        max(1, min(len(handles), columns))
+        if sum(len(h.get_label()) + 6 for h in handles) > characters
+        else len(handles)
+    )
+
+
 def save(figure: Figure, paths: Sequence[str | Path], data: pd.DataFrame, data_path: str | Path) -> None:
     """Save a figure in the format of each path's suffix, without a date, and the plotted data beside it."""
     for path in paths:

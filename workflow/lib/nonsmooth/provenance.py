@@ -61,7 +61,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 def usage(device_name: str) -> dict[str, float]:
     """What this process has used so far: seconds since its start, and its largest memory in MiB, also on a GPU."""
     used = {
-        "process_seconds": round(time.time() - psutil.Process().create_time(), 2),
+        "process_seconds": round(max(0.0, time.time() - psutil.Process().create_time()), 2),
         "peak_memory_mib": peak_memory_mib(),
     }
     if device_name.startswith("cuda"):

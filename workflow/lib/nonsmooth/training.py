@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 EVALUATION_BATCH = 500
 # Of the schedule `step`, as published for ImageNet.
 STEP_EPOCHS, STEP_FACTOR = 30, 0.1
+# How PyTorch's RuntimeErrors say it, where they are not its OutOfMemoryError.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -177,10 +179,9 @@ def _memory_errors(cell: TrainingCell, device: torch.device) -> Iterator[None]:
     """Out of memory, said of the cell."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        # On a CPU PyTorch raises a RuntimeError of its allocator.
-        is_memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not is_memory:
+    except (RuntimeError, MemoryError) as error:
+        kinds = (torch.OutOfMemoryError, MemoryError)
+        if not isinstance(error, kinds) and not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
         kind = "GPU memory" if device.type == "cuda" else "memory"
         used = provenance.usage(device.type)

@@ -16,9 +16,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from nonsmooth import training
-from nonsmooth.cells import TrainingCell
+from nonsmooth.cells import SEARCH, TrainingCell
 from nonsmooth.files import content_hash
 from nonsmooth.images import Images, StreamedImages
+from nonsmooth.numerics import NUMERICS_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +65,24 @@ def search(
         tried = replace(cell, learning_rate=rate)
         return training.train(tried, fit, check, settings, on_epoch=report).metrics[-1]["test_accuracy"]
 
-    study = _open(cell, journal)
+    study = _open(identity(cell, settings), journal)
     while (number := len(finished(study))) < trials:
-        study.sampler = optuna.samplers.TPESampler(seed=(cell.seed * 10007 + number) % 2**32)
+        # A killed trial stays unfinished, and is not to count as a bad one.
+        seed = (cell.seed * 10007 + number) % 2**32
+        study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=False)
         study.optimize(objective, n_trials=1)
         trial = finished(study)[-1]
         logger.info("trial %d of %d: rate %.4g, held-out accuracy %.4f, %s", number + 1, trials,
                     trial.params["learning_rate"], trial.value, trial.state.name.lower())  # fmt: skip
-    return study
+    # A journal may hold more trials than were asked for now.
+    result = optuna.create_study(direction="maximize")
+    result.add_trials(finished(study)[:trials])
+    return result
+
+
+def identity(cell: TrainingCell, settings: training.Settings) -> str:
+    """What trials depend on, as a hash: searches that differ in it have nothing to do with each other."""
+    return content_hash([replace(cell, learning_rate=SEARCH).to_dict(), vars(settings), NUMERICS_VERSION])
 
 
 def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -96,14 +107,16 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _open(cell: TrainingCell, journal: str | Path | None) -> optuna.Study:
+def _open(searched: str, journal: str | Path | None) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    identity = content_hash(replace(cell, learning_rate="search").to_dict())
     storage = None
     try:
         if journal is not None:
-            Path(journal).parent.mkdir(parents=True, exist_ok=True)
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+            # Optuna's lock is a link to the journal's path, which has to be absolute.
+            path = Path(journal).resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_half_line(path)
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(
             study_name="learning_rate",
             direction="maximize",
@@ -111,9 +124,19 @@ def _open(cell: TrainingCell, journal: str | Path | None) -> optuna.Study:
             storage=storage,
             load_if_exists=True,
         )
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{journal}: not a journal of trials ({error}); delete it to search again") from error
-    if study.user_attrs.setdefault("cell", identity) != identity:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged journal fails in many ways inside Optuna
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{journal}: not a journal of trials ({reason}); delete it to search again") from error
+    if study.user_attrs.get("search", searched) != searched:
         raise ValueError(f"{journal}: holds the search of a cell with other settings; delete it to search again")
-    study.set_user_attr("cell", identity)
+    study.set_user_attr("search", searched)
     return study
+
+
+def _cut_half_line(path: Path) -> None:
+    """Remove what a killed process began to write."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])

@@ -54,7 +54,7 @@ def measure(architecture: str, precision_name: str, settings: training.Settings)
             seconds.append(time.perf_counter() - started)
         if sum(seconds) > BUDGET:
             break
-    low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     used = provenance.usage(device.type)
     return {
         "architecture": architecture,

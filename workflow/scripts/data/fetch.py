@@ -9,5 +9,8 @@ from nonsmooth.joblog import job_log
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         receipt = Path(snakemake.output[0])
-        files = fetch(snakemake.wildcards.dataset, snakemake.params.splits, receipt.parent, snakemake.params.mirrors)
+        name = snakemake.wildcards.dataset
+        # Not a parameter, whose change would fetch what is there again.
+        mirrors = snakemake.config.get("datasets", {}).get(name, {}).get("mirrors", [])
+        files = fetch(name, snakemake.params.splits, receipt.parent, mirrors)
         write_json(receipt, files)

@@ -49,7 +49,7 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, condition: dict[str, Any],
         axis.set_xlim(-0.5, len(positions) - 0.5)
         axis.grid(axis="x", visible=False)
     # Where every run learns, the whole range would hide how they differ.
-    lowest = min(data.accuracy_percent.min(), (100 * (theirs.published_mean - theirs.published_std)).min())
+    lowest = min(data.accuracy_percent.min(), (100 * (theirs.published_mean - theirs.published_std.fillna(0))).min())
     axes[0, 0].set_ylim(*((0, 104) if lowest < 50 else (5 * ((lowest - 1) // 5), 100.5)))
     axes[0, 0].set_ylabel("test accuracy, last epoch (%)")
     handles = [
@@ -59,7 +59,7 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, condition: dict[str, Any],
         handles.append(plt.Line2D([], [], color="0.3", marker="X", markersize=5, linestyle="", label="diverged run"))
     if len(theirs):
         handles.append(published_handle(theirs))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=plotting.legend_columns(handles, figure))
     runs_per_box = plotting.run_count(data.groupby(["normalization", "rule"]).size())
     figure.suptitle(f"{plotting.condition_title(condition)}: {runs_per_box} per box", fontsize=10)
     keys = ["normalization", "beta"]
@@ -76,9 +76,8 @@ def draw_published(axis, theirs: pd.DataFrame, positions: dict) -> None:
     colour, half = plotting.COLOURS["published"], 0.42
     for row in theirs.itertuples():
         x, mean, std = positions[row.beta], 100 * row.published_mean, 100 * row.published_std
-        axis.fill_between(
-            [x - half, x + half], mean - std, mean + std, color=colour, alpha=0.3, linewidth=0, zorder=0.5
-        )
+        band = (mean - std, mean + std) if std >= 0 else (mean, mean)  # a single run has no deviation
+        axis.fill_between([x - half, x + half], *band, color=colour, alpha=0.3, linewidth=0, zorder=0.5)
         axis.plot([x - half, x + half], [mean, mean], color=colour, linewidth=1.6, zorder=0.6)
 
 

@@ -32,6 +32,7 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, outputs: dict[str, str]) -
     ).reset_index()  # fmt: skip
     # Every evaluation is beside the same published value.
     theirs = published[[*GROUP, "normalization", "beta", "published_mean", "published_std"]].drop_duplicates()
+    data = data.merge(theirs, how="left", on=[*GROUP, "normalization", "beta"])
 
     plotting.use_style()
     columns = min(COLUMNS, len(panels))
@@ -43,11 +44,11 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, outputs: dict[str, str]) -
         for position, normalization in enumerate(normalizations):
             axis = axes[block * len(normalizations) + position, column]
             part = maxpool.select(data, {**dict(zip(GROUP, panel, strict=True)), "normalization": normalization})
-            for family, offset in offsets.items():
-                if families != ["native"] and family not in set(part.rule.map(plotting.rule_family)):
-                    continue
-                rules = part[part.rule.map(plotting.rule_family).isin(["native", "minimal", family])]
-                draw_line(axis, rules.sort_values("beta"), positions, family, offset)
+            family_of = part.rule.map(plotting.rule_family)
+            # Without hybrid rules in this panel there is one line, of native and minimal.
+            for family in [name for name in offsets if name in set(family_of)] or ["native"]:
+                rules = part[family_of.isin(["native", "minimal", family])]
+                draw_line(axis, rules.sort_values("beta"), positions, family, offsets.get(family, 0))
             draw_line(axis, part[part.beta.isna()], positions, "other", 0, linestyle="")
             draw_published(
                 axis,
@@ -68,9 +69,11 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, outputs: dict[str, str]) -
                 axis.set_ylabel(f"{plotting.word(normalization)}\ntest accuracy (%)")
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
+    has_native_line = not data.groupby([*GROUP, "normalization"], sort=False).rule.apply(has_hybrid).all()
+    shown = [*families, *(["native"] if has_native_line and families != ["native"] else [])]
     handles = [
         plt.Line2D([], [], color=plotting.COLOURS[name], marker=MARKERS[name], markersize=4, label=LABELS[name])
-        for name in [*families, *(["other"] if data.beta.isna().any() else [])]
+        for name in [*shown, *(["other"] if data.beta.isna().any() else [])]
     ]
     if data.diverged.any():
         handles.append(
@@ -79,12 +82,16 @@ def plot(runs: pd.DataFrame, published: pd.DataFrame, outputs: dict[str, str]) -
     if len(theirs):
         handles.append(plt.Line2D([], [], color=plotting.COLOURS["published"], marker="_", linestyle="", markersize=8,
                                   markeredgewidth=2.5, label="published"))  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=plotting.legend_columns(handles, figure))
     names = {f"{plotting.word(panel[1])} on {plotting.word(panel[0])}" for panel in panels}
     count = plotting.run_count(data.runs)
     what = count if count == "1 run" else f"mean and range of {count}"
     figure.suptitle(f"{names.pop()}: {what}" if len(names) == 1 else what.capitalize(), fontsize=10)
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
+
+
+def has_hybrid(rules: pd.Series) -> bool:
+    return bool(rules.map(plotting.rule_family).isin(["exact", "composed"]).any())
 
 
 def panel_title(panel: tuple[str, ...], panels: list[tuple[str, ...]]) -> str:
@@ -96,12 +103,16 @@ def panel_title(panel: tuple[str, ...], panels: list[tuple[str, ...]]) -> str:
 
 def draw_published(axis, theirs: pd.DataFrame, positions: dict) -> None:
     """A bar behind our points at the published mean."""
+    if theirs.empty:
+        return
     axis.plot(theirs.beta.map(positions), 100 * theirs.published_mean, "_", color=plotting.COLOURS["published"],
               markersize=14, markeredgewidth=2.5, zorder=1)  # fmt: skip
 
 
 def draw_line(axis, rules: pd.DataFrame, positions: dict, family: str, offset: float, linestyle: str = "-") -> None:
     """Mean and range per beta; a cross where a run diverged."""
+    if rules.empty:  # which matplotlib would take for data
+        return
     x = rules.place.map(positions).astype(float) + offset
     mean, low, high = 100 * rules["mean"], 100 * rules["min"], 100 * rules["max"]
     # The mean of equal accuracies can be an ulp beside them.

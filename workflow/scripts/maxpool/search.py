@@ -15,13 +15,15 @@ def search(
     train_path: str,
     settings: training.Settings,
     trials: int,
-    journal: Path,
+    journals: Path,
     table: Path,
     chosen: Path,
     workers: int = 0,
 ) -> None:
     settings = settings.on_this_machine()
     data = images.load(cell.dataset, cell.architecture, train_path, torch.device(settings.device), workers)
+    # A search of other settings has another journal, so that what is already there is neither mixed in nor lost.
+    journal = journals / f"{tuning.identity(cell, settings)[:16]}.journal"
     study = tuning.search(cell, data, settings, trials, journal)
     with atomic(table) as temporary:
         tuning.trial_table(study).to_csv(temporary, index=False)
@@ -38,7 +40,7 @@ if __name__ == "__main__":
             snakemake.input[0],
             settings,
             snakemake.params.trials,
-            Path(snakemake.params.journal),
+            Path(snakemake.params.journals),
             Path(snakemake.output.trials),
             Path(snakemake.output.chosen),
             workers=snakemake.threads - settings.threads,

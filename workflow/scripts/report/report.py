@@ -82,14 +82,16 @@ def maxpool_sections(tables: dict[str, pd.DataFrame | None], figures, captions, 
 
 
 def published_sentence(published: pd.DataFrame) -> str:
-    """How many of the conditions are within the spread of both, and the largest difference."""
+    """How many conditions can be compared, and how many of those with several runs are within the spread of both."""
     composed = published[published.evaluation != "exact"]
-    both = (composed["std (%)"] ** 2 + composed["published std (%)"] ** 2) ** 0.5
-    near = composed["difference (points)"].abs() <= 2 * both
+    several = composed.dropna(subset=["std (%)", "published std (%)"])
+    both = (several["std (%)"] ** 2 + several["published std (%)"] ** 2) ** 0.5
+    near = several["difference (points)"].abs() <= 2 * both
+    which = "them" if len(several) == len(composed) else f"the {len(several)} with several runs on both sides"
     shorter = composed[composed.epochs < composed["published epochs"]]
     sentence = (
         f"{words(len(composed), 'condition')} of the published program and of PyTorch's own rule can be compared. In "
-        f"{int(near.sum())} of them the means differ by at most twice the root of the summed variances of the runs."
+        f"{int(near.sum())} of {which} the means differ by at most twice the root of the summed variances of the runs."
     )
     if len(shorter):
         sentence += (
@@ -119,7 +121,8 @@ def conditions_sentence(runs: pd.DataFrame) -> str:
     betas = ", ".join(map(plotting.place_label, sorted(runs.beta.dropna().unique())))
     others = [f"rule {rule}" for rule in runs.rule[runs.beta.isna()].unique()]
     relus = [words for derivative in sorted(runs.relu_derivative.unique()) for words in plotting.relu_words(derivative)]
-    rules = "; ".join([f"β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{betas}", *others, *relus])
+    betas = [f"β\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{betas}"] if betas else []
+    rules = "; ".join([*betas, *others, *relus])
     return (
         f"{words(len(runs), 'training run')}: {values('architecture')} on {values('dataset')}; "
         f"{values('normalization')}; {values('optimizer')}; {values('precision')}; {rules}; "
@@ -249,11 +252,11 @@ def summary_sentences(runs: pd.DataFrame) -> list[str]:
 
 
 def alike(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of those datasets, architectures and normalizations in which all of their rules ran.
+    """The runs of those datasets, architectures, normalizations and ReLUs in which all of their rules ran.
 
     A mean over these factors compares rules only where each of them is in it.
     """
-    rules = runs.groupby(["dataset", "architecture", "normalization"]).rule.transform("nunique")
+    rules = runs.groupby(["dataset", "architecture", "normalization", "relu_derivative"]).rule.transform("nunique")
     return runs[rules == runs.rule.nunique()]
 
 
@@ -266,7 +269,11 @@ def command_options(config_files: list[str], overrides: dict[str, Any]) -> str:
     """What a snakemake command needs to mean this preset, with a space before it."""
     options = [] if config_files == ["config/config.yaml"] else ["--configfile", *config_files]
     if overrides:
-        values = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items())
+        # Snakemake reads Python's words for flags, and YAML inside brackets.
+        values = (
+            f"{key}={json.dumps(value) if isinstance(value, dict | list) else value}"
+            for key, value in overrides.items()
+        )
         options += ["--config", *values]
     return f" {shlex.join(options)}" if options else ""
 

@@ -108,9 +108,8 @@ def load(name: str, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(f"{path}: there is no such prepared split of {name}; `snakemake {path}` makes it")
     try:
         records = np.lib.format.open_memmap(path, mode="r")
-        image = records.dtype.fields["image"][0] if records.dtype.names == ("image", "label") else None
-        if image is None or (image.kind != "S" if dataset.streamed else image != np.dtype((np.uint8, dataset.shape))):
-            raise ValueError(f"holds values of type {records.dtype}")
+        if not _is_record(records.dtype, dataset) or records.ndim != 1:
+            raise ValueError(f"holds {records.shape} values of type {records.dtype}")
         if len(records) not in dataset.sizes.values():
             raise ValueError(f"holds {len(records)} images")
     except (ValueError, EOFError, OSError) as error:
@@ -120,16 +119,32 @@ def load(name: str, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return records["image"], records["label"]
 
 
+def _is_record(dtype: np.dtype, dataset: Dataset) -> bool:
+    """Whether `dtype` is an image and a label of the dataset, in prepared form."""
+    if dtype.names != ("image", "label"):
+        return False
+    image, label = (dtype.fields[name][0] for name in dtype.names)
+    is_image = image.kind == "S" if dataset.streamed else image == np.dtype((np.uint8, dataset.shape))
+    return is_image and label.kind in "ui" and label.shape == ()
+
+
 def _check_contents(dataset: Dataset, split: str, images: np.ndarray, labels: np.ndarray, what: str) -> None:
     again = "get the files again"
     if not len(images) == len(labels) == dataset.sizes[split]:
         raise ValueError(
             f"{what}: {len(images)} images, {len(labels)} labels, expected {dataset.sizes[split]}; {again}"
         )
+    if not dataset.streamed and images.dtype != np.uint8:
+        raise ValueError(f"{what}: images of type {images.dtype}, expected uint8; {again}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{what}: labels of type {labels.dtype}, expected integers; {again}")
+    if labels.ndim != 1:
+        raise ValueError(f"{what}: labels of {labels.shape}, expected {labels.shape[:1]}; {again}")
     if not dataset.streamed and images.shape[1:] != dataset.shape:
         raise ValueError(f"{what}: images of {images.shape[1:]}, expected {dataset.shape}; {again}")
-    if labels.max() >= dataset.num_classes:
-        raise ValueError(f"{what}: a label {labels.max()}, expected 0 to {dataset.num_classes - 1}; {again}")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < dataset.num_classes:
+            raise ValueError(f"{what}: a label {label}, expected 0 to {dataset.num_classes - 1}; {again}")
     if split in dataset.sha256:
         digest = hashlib.sha256(np.ascontiguousarray(images))
         digest.update(np.ascontiguousarray(labels))

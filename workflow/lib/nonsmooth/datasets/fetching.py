@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+import pooch
+import requests
 
 from nonsmooth.datasets import DATASETS, readers
 
@@ -19,13 +23,18 @@ class FetchError(OSError):
     """Files that no mirror gave; the message lists them, their checksums, and where they can be put by hand."""
 
 
+class _Unreachable(Exception):
+    """A server that does not answer at all, which is not tried again."""
+
+
 def fetch(
     name: str, splits: Iterable[str], folder: str | Path, mirrors: Iterable[str] = (), attempts: int = ATTEMPTS
 ) -> dict[str, str]:
     """Download what is missing of a dataset's splits into `folder`, and return all files with their checksums.
 
     A file is there whole and with its published checksum, or not at all. One that is already there is checked, and
-    downloaded again if it is damaged. A damaged or interrupted download is tried `attempts` times per mirror.
+    downloaded again if it is damaged. A damaged or interrupted download is tried `attempts` times per mirror; a server that
+    cannot be reached, once.
 
     Args:
         name: of a dataset with published files.
@@ -38,41 +47,75 @@ def fetch(
     dataset = DATASETS[name]
     wanted = {file: checksum for split in splits for file, checksum in dataset.files[split].items()}
     mirrors = tuple(mirrors) or dataset.mirrors
-    failures: dict[str, list[str]] = {}
+    reasons: dict[str, None] = {}  # in order, each once
+    unreachable: set[str] = set()
+    failed: list[str] = []
     for file, checksum in wanted.items():
         path = Path(folder) / file
-        if path.is_file() and readers.checksum(path, checksum) == checksum:
-            continue
-        reasons = []
+        if path.is_file():
+            found = readers.checksum(path, checksum)
+            if found == checksum:
+                continue
+            reasons[f"{path}, which has the checksum {found}"] = None
         for mirror in mirrors:
+            if mirror in unreachable:
+                continue
             try:
                 _download(f"{mirror.rstrip('/')}/", file, checksum, Path(folder), attempts)
                 break
             except Exception as error:  # requests, urllib3 and pooch raise many kinds
-                reasons.append(f"{mirror}: {_first_line(error)}")
-                logger.warning("%s", reasons[-1])
+                if isinstance(error, _Unreachable):
+                    unreachable.add(mirror)
+                reasons[f"{mirror}: {_first_line(error)}"] = None
+                logger.warning("%s: %s: %s", mirror, file, _first_line(error))
         else:
-            failures[file] = reasons
-    if failures:
-        files = "; ".join(f"{file} ({wanted[file]})" for file in failures)
-        reasons = "; ".join(dict.fromkeys(reason for found in failures.values() for reason in found))
+            failed.append(file)
+    if failed:
+        files = "; ".join(f"{file} ({wanted[file]})" for file in failed)
         raise FetchError(
-            f"dataset {name}: could not download {files}. Tried {reasons}. Put the files into {folder} by hand and run "
-            f"the same command again, or give other addresses in datasets.{name}.mirrors or a folder that has them in "
-            f"datasets.{name}.path"
+            f"dataset {name}: could not download {files}. Tried {'; '.join(reasons)}. Put the files into {folder} by hand "
+            f"and run the same command again, or give other addresses in datasets.{name}.mirrors or a folder that has them "
+            f"in datasets.{name}.path"
         )
     return wanted
 
 
 def _download(mirror: str, file: str, checksum: str, folder: Path, attempts: int) -> None:
-    import pooch
-
     logger.info("downloading %s%s", mirror, file)
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
-    storage = pooch.create(
-        path=folder, base_url=mirror, registry={file: checksum}, retry_if_failed=attempts - 1, allow_updates=True
+    storage = pooch.create(path=folder, base_url=mirror, registry={file: checksum}, retry_if_failed=attempts - 1)
+    said = pooch.get_logger()
+    level = said.level
+    said.setLevel(logging.CRITICAL)  # what it says is said here
+    try:
+        storage.fetch(file, downloader=_http if mirror.startswith("http") else None)
+    finally:
+        said.setLevel(level)
+    # pooch leaves the permissions of a temporary file.
+    mask = os.umask(0)
+    os.umask(mask)
+    (folder / file).chmod(0o666 & ~mask)
+
+
+def _http(url: str, output: str, storage: pooch.Pooch) -> None:
+    """pooch's download over HTTP: bytes as they are, and no second try at a server that is not there."""
+    download = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(),
+        timeout=TIMEOUT,
+        headers={"Accept-Encoding": "identity"},
+        hooks={"response": _keep_packed},
     )
-    storage.fetch(file, downloader=downloader if mirror.startswith("http") else None)
+    try:
+        download(url, output, storage)
+    except requests.exceptions.ConnectionError as error:
+        reason = getattr(error.args[0] if error.args else None, "reason", None)
+        if type(reason).__name__ in ("NewConnectionError", "NameResolutionError"):
+            raise _Unreachable(str(reason).rpartition(": ")[2] or str(reason)) from error
+        raise
+
+
+def _keep_packed(response: requests.Response, **_) -> None:
+    """Some servers call a .gz file's packing an encoding, which requests would undo."""
+    response.raw.headers.pop("Content-Encoding", None)
 
 
 def _first_line(error: Exception) -> str:
