@@ -22,6 +22,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from nonsmooth import config as presets
 from nonsmooth import datasets, maxpool, plotting, published
 from nonsmooth.cells import FACTORS, GROUP, TrainingCell
 from nonsmooth.files import write_json
@@ -62,12 +63,14 @@ class Named(dict):
         return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def other_rule() -> Iterator[None]:
     """The rule `OTHER` is registered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIMPLE_RULES, OTHER, type("Other", (), {"__str__": lambda _: OTHER}))
+        presets._validator.cache_clear()
         yield
+    presets._validator.cache_clear()
 
 
 @pytest.fixture

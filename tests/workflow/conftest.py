@@ -39,6 +39,8 @@ TINY = {
         },
     },
 }
+# The folder of a cell below results/<run>/maxpool/train.
+CELL = "mnist_5k/lenet5/none/sgd/float16/{rule}/relu-0/seed0"
 
 
 @dataclass
@@ -48,20 +50,24 @@ class Project:
     path: Path
 
     def snakemake(self, *arguments: str, cores: int = 2, check: bool = True) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "PYTHONPATH": str(self.path / "workflow/lib")}
-        command = [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores)]
-        result = subprocess.run(
-            command,
-            cwd=self.path,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=600,
-        )
+        process = self.start(*arguments, cores=cores)
+        try:
+            output, _ = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        result = subprocess.CompletedProcess(process.args, process.returncode, output)
         if check and result.returncode != 0:
             pytest.fail(f"snakemake {' '.join(arguments)} failed:\n{result.stdout[-6000:]}")
         return result
+
+    def start(self, *arguments: str, cores: int = 2) -> subprocess.Popen:
+        """Snakemake in the background, with one stream of text."""
+        environment = {**os.environ, "PYTHONPATH": str(self.path / "workflow/lib")}
+        command = [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores)]
+        return subprocess.Popen(
+            command, cwd=self.path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Jobs by rule that a run would execute."""
@@ -83,11 +89,14 @@ class Project:
         }
 
 
-def copy_project(target: Path) -> Project:
+def copy_project(target: Path, prepared: Project | None = None) -> Project:
+    """A new project, with the prepared images of another one if one is given: making them takes a while."""
     generated = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("workflow", "config", "profiles", "data/published"):
         shutil.copytree(ROOT / name, target / name, ignore=generated)
     shutil.copy(ROOT / "Snakefile", target)
+    if prepared is not None:
+        shutil.copytree(prepared.path / "data/prepared", target / "data/prepared")
     return Project(target)
 
 

@@ -1,64 +1,108 @@
-"""Every shipped preset can be planned, and plans exactly its cells."""
+"""Every shipped preset can be planned, and plans exactly its cells; a command line can ask for less or for other values."""
+
+import re
 
 import pytest
+import yaml
 
 from nonsmooth import config as presets
+from nonsmooth.cells import GROUP, GROUP_PATH, SEARCH
+from nonsmooth.datasets import DATASETS
 
-from .conftest import ROOT
+from .conftest import ROOT, copy_project
 
 FILES = ["config/config.yaml", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "config/presets").glob("*.yaml"))]
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+GROUP_FIGURES = ("maxpool_accuracy", "maxpool_loss", "maxpool_accuracy_by_epoch")
+
+
+def read(file: str, **top) -> dict:
+    """The checked preset, with other values at the top; or a skipped test where its data are not on this machine."""
+    try:
+        return presets.check({**yaml.safe_load((ROOT / file).read_text()), **top})
+    except presets.ConfigError as error:
+        if re.search(r"\.path: .* (lacks|is not a folder)", str(error)):
+            pytest.skip(f"data not on this machine: {error}")
+        raise
+
+
+def searches(config: dict) -> set[str]:
+    """The searches that cells of a preset wait for."""
+    settings = presets.search_settings(config)
+    cells = [cell for cell in presets.training_cells(config) if cell.learning_rate == SEARCH]
+    return {presets.searched_cell(cell, settings).condition_path for cell in cells}
+
+
+def expected(config: dict) -> dict[str, int]:
+    """Jobs by rule for everything of a preset, where nothing is there yet."""
+    cells = presets.training_cells(config)
+    groups = {tuple(getattr(cell, factor) for factor in GROUP) for cell in cells}
+    splits = {(cell.dataset, split) for cell in cells for split in (cell.train_split, "test")}
+    if "ties" in config["maxpool"]:
+        splits.add((config["maxpool"]["ties"]["dataset"], "test"))
+    fetched = {name for name, _ in splits if DATASETS[name].files and "path" not in config["datasets"].get(name, {})}
+    counts = {
+        "fetch": len(fetched),
+        "prepare": len(splits),
+        "maxpool_search": len(searches(config)),
+        "maxpool_searches": bool(searches(config)),
+        "maxpool_train": len(cells),
+        **dict.fromkeys(GROUP_FIGURES, len(groups)),
+        **dict.fromkeys(("maxpool_ties", "maxpool_tie_map"), "ties" in config["maxpool"]),
+        **dict.fromkeys(("all", "report", "maxpool_aggregate", "maxpool_accuracy_by_beta", "maxpool_tables"), 1),
+    }
+    return {rule: int(count) for rule, count in counts.items() if count}
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_dry_run_plans_every_cell_once(planning, file):
-    try:
-        config = presets.read(ROOT / file, SCHEMA)
-    except presets.ConfigError as error:
-        if "lacks" in str(error):
-            pytest.skip(f"data not on this machine: {error}")
-        raise
-    cells = presets.training_cells(config)
-    groups = {(cell.dataset, cell.architecture, cell.optimizer, cell.precision) for cell in cells}
-    datasets = {cell.dataset for cell in cells}
-
-    assert planning.planned("--configfile", file) == {
-        "all": 1,
-        "report": 1,
-        "prepare": 2 * len(datasets),
-        "maxpool_train": len(cells),
-        "maxpool_aggregate": 1,
-        "maxpool_accuracy_by_beta": 1,
-        "maxpool_accuracy": len(groups),
-        "maxpool_loss": len(groups),
-        "maxpool_summary": 1,
-        "maxpool_ties": 1,
-        "maxpool_tie_map": 1,
-    }
+    assert planning.planned("--configfile", file) == expected(read(file))
 
 
 def test_the_default_preset_is_used_on_its_own(planning):
     assert planning.planned() == planning.planned("--configfile", "config/config.yaml")
 
 
+def test_imagenet_is_in_the_paper_preset_once_its_folder_is_given(planning, tmp_path):
+    """And said to be left out until then."""
+    paper = ("--configfile", "config/presets/paper.yaml")
+    folder = {"imagenet": {"path": str(tmp_path)}}
+    wanted = expected(read(paper[1], datasets=folder))
+    planned = planning.planned(*paper, "--config", f"datasets={{imagenet: {{path: {tmp_path}}}}}")
+    assert planned == wanted
+    assert planned["maxpool_train"] == expected(read(paper[1]))["maxpool_train"] + 14
+    output = planning.snakemake("figures/paper/maxpool/tie_map.pdf", *paper, "--dry-run").stdout
+    assert "imagenet is left out until datasets.imagenet.path is given" in output
+
+
 def test_names_of_runs_are_distinct():
     """Two presets that shared a name would overwrite each other's results."""
-    import yaml
-
     runs = [yaml.safe_load((ROOT / file).read_text())["run"] for file in FILES]
     assert len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_readme_says_how_many_cells_a_preset_has(file):
+    (row,) = re.findall(rf"^\| `{re.escape(file)}` \|.*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    _, _, _, cells, *_ = (cell.strip() for cell in row.split("|"))
+    assert int(cells.split(";")[0].replace(",", "")) == len(presets.training_cells(read(file)))
+
+
+LOSS = "figures/default/maxpool/loss/mnist_5k/lenet5/adam/float32/relu-0"
 
 
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
         ("figures/default/maxpool/accuracy_by_beta.pdf", {"maxpool_accuracy_by_beta": 1, "maxpool_aggregate": 1}),
-        ("figures/default/maxpool/loss/mnist_5k/lenet5/adam/float32.svg", {"maxpool_loss": 1}),
+        (f"{LOSS}.svg", {"maxpool_loss": 1}),
+        (f"{LOSS.replace('loss', 'accuracy_by_epoch')}.csv", {"maxpool_accuracy_by_epoch": 1}),
+        ("figures/default/maxpool/published.tex", {"maxpool_tables": 1, "maxpool_aggregate": 1}),
         ("figures/default/maxpool/tie_map.png", {"maxpool_tie_map": 1, "maxpool_ties": 1, "prepare": 1}),
-        ("benchmark", {"benchmark": 1, "benchmark_training_step": 1}),
+        ("benchmark", {"benchmark": 1, "benchmark_training_step": 1, "benchmark_architectures": 1}),
+        ("data/raw/mnist/fetched.json", {"fetch": 1}),
     ],
 )
-def test_one_figure_can_be_asked_for(planning, target, jobs):
+def test_one_output_can_be_asked_for(planning, target, jobs):
     planned = planning.planned(target)
     assert jobs.items() <= planned.items()
     assert "report" not in planned
@@ -66,5 +110,93 @@ def test_one_figure_can_be_asked_for(planning, target, jobs):
 
 def test_a_study_is_a_target(planning):
     planned = planning.planned("maxpool")
-    assert planned["maxpool_train"] == len(presets.training_cells(presets.read(ROOT / FILES[0], SCHEMA)))
-    assert "report" not in planned
+    assert planned == {
+        **{rule: count for rule, count in expected(read(FILES[0])).items() if rule not in ("all", "report")},
+        "maxpool": 1,
+    }
+
+
+def test_a_learning_rate_can_be_searched_for_every_setup(planning):
+    """Also where the preset gives one."""
+    planned = planning.planned("learning_rates")
+    setups = {cell.setup for cell in presets.training_cells(read(FILES[0]))}
+    assert planned == {
+        "learning_rates": 1,
+        "maxpool_learning_rates": 1,
+        "maxpool_search": len(setups),
+        "prepare": 1,
+    }
+
+
+def test_cells_are_started_in_the_order_of_the_blocks(tmp_path, tiny):
+    """Snakemake's executor that only touches files takes jobs in the order of a run."""
+    project = copy_project(tmp_path)
+    (block,) = tiny["maxpool"]["train"]
+    block = {**{key: block[key] for key in block if key not in ("beta", "evaluation")}, "rule": ["native"]}
+    starts = (8, 2, 6, 0, 4)
+    tiny["maxpool"] = {"train": [{**block, "seeds": [seed, seed + 1]} for seed in starts]}
+    cells = presets.training_cells(presets.check(tiny))
+    outputs = [
+        f"results/tiny/maxpool/train/{cell.path}/{name}" for cell in cells for name in ("metrics.csv", "record.json")
+    ]
+    for name in (*outputs, *(f"data/prepared/mnist_5k/{split}.npy" for split in ("train", "test"))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    file = project.write_config(tiny)
+    result = project.snakemake(*sorted(outputs), "--touch", "--force", "--configfile", file, cores=1)
+    seeds = [int(seed) for seed in re.findall(r"Train lenet5 .* seed (\d+)", result.stdout)]
+    assert [seed - seed % 2 for seed in seeds] == [seed for start in starts for seed in (start, start)]
+
+
+# ------------------------------------------------------------------------------------------ the command line
+
+
+def test_seeds_and_epochs_of_a_command_line(planning):
+    """In a run of its own, unless only seeds differ."""
+    config = read(FILES[0], seeds=[0, 7], epochs=3)
+    planned = planning.planned("--config", "seeds=[0, 7]", "epochs=3")
+    assert planned == expected(config)
+    output = planning.snakemake("maxpool", "--config", "seeds=[0, 7]", "epochs=3", "--dry-run").stdout
+    trained = re.findall(r"Train lenet5 .* seed (\d+)", output)
+    assert set(trained) == {"0", "7"}
+    assert len(trained) == planned["maxpool_train"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "run"),
+    [
+        (["epochs=3"], "default-epochs3"),
+        (["device=auto"], "default-deviceauto"),
+        (["deterministic=False"], "default-deterministicfalse"),
+        (["threads=2", "epochs=3"], "default-epochs3-threads2"),
+        (["epochs=3", "run=mine"], "mine"),
+        (["seeds=[3]"], "default"),
+        (["run=mine", "maxpool={search: {trials: 2}}"], "mine"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_run_of_other_values_has_folders_of_its_own(planning, overrides, run):
+    """A figure of that run can be asked for, and none of another one."""
+    figure = "figures/{}/maxpool/tie_map.pdf"
+    assert planning.planned(figure.format(run), "--config", *overrides)["maxpool_tie_map"] == 1
+    other = "default" if run != "default" else "other"
+    result = planning.snakemake(figure.format(other), "--dry-run", "--config", *overrides, check=False)
+    assert result.returncode != 0
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "paper" not in file])
+def test_a_quick_look_at_a_preset(planning, file):
+    """One seed and one epoch of everything."""
+    config = read(file, seeds=[0], epochs=1)
+    planned = planning.planned("--configfile", file, "--config", "seeds=[0]", "epochs=1")
+    assert planned["maxpool_train"] == len(presets.training_cells(config))
+    assert planned["maxpool_train"] <= expected(read(file))["maxpool_train"]
+
+
+def test_a_folder_of_a_group_says_its_relu(planning):
+    """As the figures of ReLU'(0) = 1 do in the preset that has it."""
+    cells = [cell for cell in presets.training_cells(read("config/presets/gpu.yaml")) if cell.relu_derivative != 0]
+    folder = GROUP_PATH.format(**cells[0].wildcards)
+    assert folder.endswith("/relu-1")
+    target = f"figures/gpu/maxpool/accuracy/{folder}.pdf"
+    assert planning.planned(target, "--configfile", "config/presets/gpu.yaml")["maxpool_accuracy"] == 1

@@ -100,19 +100,19 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any]) -> dict[st
     """
     # Snakemake reads what is inside brackets as text.
     config = {**config, **{key: _typed(config[key]) for key in overrides if key != "datasets"}}
-    if "run" in overrides:
+    if "run" in overrides or not _validator().is_valid(config):  # `check` says what is wrong
         return config
     renaming = [key for key in RENAMING if key in overrides]
     for key in ("learning_rates", "maxpool"):
         if key in overrides:
             raise ConfigError(
-                f"--config {key}: would replace the results of run {config.get('run')!r}; give a name, too: run=<name>"
+                f"--config {key}: would replace the results of run {config['run']!r}; give a name, too: run=<name>"
             )
     if not renaming:
         return config
     return {
         **config,
-        "run": "-".join([str(config.get("run")), *(f"{key}{overrides[key]}".lower() for key in renaming)]),
+        "run": "-".join([config["run"], *(f"{key}{overrides[key]}".lower() for key in renaming)]),
     }
 
 
@@ -124,7 +124,10 @@ def _typed(value: Any, is_inside: bool = False) -> Any:
         case list():
             return [_typed(item, True) for item in value]
         case str() if is_inside:
-            return yaml.safe_load(value)
+            try:
+                return yaml.safe_load(value)
+            except yaml.YAMLError:
+                return value
     return value
 
 

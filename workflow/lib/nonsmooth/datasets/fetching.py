@@ -52,11 +52,9 @@ def fetch(
     failed: list[str] = []
     for file, checksum in wanted.items():
         path = Path(folder) / file
-        if path.is_file():
-            found = readers.checksum(path, checksum)
-            if found == checksum:
-                continue
-            reasons[f"{path}, which has the checksum {found}"] = None
+        found = readers.checksum(path, checksum) if path.is_file() else None
+        if found == checksum:
+            continue
         for mirror in mirrors:
             if mirror in unreachable:
                 continue
@@ -70,6 +68,8 @@ def fetch(
                 logger.warning("%s: %s: %s", mirror, file, _first_line(error))
         else:
             failed.append(file)
+            if found:
+                reasons[f"{path}, which has the checksum {found}"] = None
     if failed:
         files = "; ".join(f"{file} ({wanted[file]})" for file in failed)
         raise FetchError(
@@ -108,7 +108,7 @@ def _http(url: str, output: str, storage: pooch.Pooch) -> None:
         download(url, output, storage)
     except requests.exceptions.ConnectionError as error:
         reason = getattr(error.args[0] if error.args else None, "reason", None)
-        if type(reason).__name__ in ("NewConnectionError", "NameResolutionError"):
+        if type(reason).__name__ in ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError"):
             raise _Unreachable(str(reason).rpartition(": ")[2] or str(reason)) from error
         raise
 

@@ -100,8 +100,9 @@ def class_folders(folders: dict[str, str], split: str, folder: Path) -> Arrays:
         raise ValueError(f"{folder}: there is no folder {folders[split]} in it")
     paths, labels = [], []
     for number, name in enumerate(sorted(path for path in root.iterdir() if path.is_dir())):
-        found = sorted(path for path in name.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        paths += [os.fsencode(path) for path in found]
+        files = (os.path.join(folder, file) for folder, _, names in os.walk(name) for file in names)
+        found = sorted(path for path in files if path.lower().endswith(IMAGE_SUFFIXES))
+        paths += map(os.fsencode, found)
         labels += [number] * len(found)
     if not paths:
         raise ValueError(f"{root}: no images in folders of classes")
