@@ -317,7 +317,6 @@ def test_exact_rules_were_not_published() -> None:
 def test_conditions_without_a_deviation_are_not_said_to_differ() -> None:
     sentence = report.published_sentence(compared((0, 1, 1), (0, math.nan, 1), (0, 1, math.nan)))
     assert "In 1 of the 1 with several runs on both sides" in sentence
-    assert near(compared((0, 1, 1), (0, math.nan, 1), (0, 1, math.nan))) == "1"
     assert "In 0 of the 0 with several runs" in report.published_sentence(compared((0, math.nan, 1)))
 
 
