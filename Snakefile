@@ -1,7 +1,7 @@
 # Replication of papers on the numerical reliability of nonsmooth automatic differentiation.
 #
 # Paths, outermost factor first, one directory per factor:
-#   results/{run}/maxpool/train/{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/seed{seed}/
+#   results/{run}/maxpool/train/{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/relu-{relu_derivative}/seed{seed}/
 #   results/{run}/maxpool/*.csv             tables over all cells
 #   figures/{run}/maxpool/...               figures (pdf, svg, png) with the plotted data (csv), and tables
 #   figures/{run}/report.html               the report

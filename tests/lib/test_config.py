@@ -52,7 +52,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = schema()
 PRESETS = [ROOT / "config/config.yaml", *sorted((ROOT / "config/presets").glob("*.yaml"))]
 
-quick = settings(deadline=None, derandomize=True, max_examples=50)
+quick = settings(deadline=None, derandomize=True, max_examples=25)
 
 CHOICE = {
     "dataset": "mnist_5k",
@@ -329,9 +329,28 @@ def test_exponent_that_yaml_reads_as_text(text: str):
 
 @pytest.mark.parametrize("value", ["0.1", "Search", "searched", "auto", ""])
 def test_a_rate_is_a_number_or_one_of_two_words(value: str):
-    assert error(changed({RATE_KEY: value})) == (
-        f"{RATE_KEY}: {value!r} is not allowed; a number or one of search, published"
-    )
+    meant = "; did you mean 'search'?" if value.lower().startswith("search") else ""
+    message = f"{RATE_KEY}: {value!r} is not allowed; a number or one of search, published{meant}"
+    assert error(changed({RATE_KEY: value})) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("dataset", "MNIST5k", "mnist_5k"),
+        ("dataset", "cifar-10", "cifar10"),
+        ("architecture", "lenet", "lenet5"),
+        ("architecture", "ResNet-18", "resnet18"),
+        ("normalization", "batchnorm", "batch_norm"),
+        ("precision", "Float16", "float16"),
+        ("rule", "hybrids", "hybrid"),
+        ("evaluation", "compose", "composed"),
+    ],
+)
+def test_a_name_that_was_probably_meant(key: str, value: str, meant: str):
+    message = error(changed({f"{BLOCK_KEY}.{key}[0]": value}))
+    assert message.startswith(f"{BLOCK_KEY}.{key}[0]: {value!r} is not allowed; one of ")
+    assert message.endswith(f"; did you mean {meant!r}?")
 
 
 @pytest.mark.parametrize("value", [True, None, [0.1], {}])
@@ -462,21 +481,21 @@ IMPOSSIBLE = {
     ),
     "a last batch of one image with batch norm": (
         {f"{BLOCK_KEY}.normalization": ["none", "batch_norm"], f"{BLOCK_KEY}.batch_size": 31},
-        f"{BLOCK_KEY}.batch_size: 31 leaves one of 4000 images for the last batch, which batch_norm cannot normalise",
+        f"{BLOCK_KEY}.batch_size: with 31 the last batch of 4000 images has one image, which batch_norm cannot normalise",
     ),
     "such a batch in a search, which trains on four fifths": (
         {f"{BLOCK_KEY}.normalization": ["batch_norm"], f"{BLOCK_KEY}.batch_size": 7, RATE_KEY: "search"},
-        f"{BLOCK_KEY}.batch_size: 7 leaves one of 3200 images for the last batch",
+        f"{BLOCK_KEY}.batch_size: with 7 the last batch of 3200 images has one image",
     ),
     "batches of one image with batch norm": (
         {f"{BLOCK_KEY}.normalization": ["batch_norm"], f"{BLOCK_KEY}.batch_size": 1},
-        f"{BLOCK_KEY}.batch_size: 1 leaves one of ",
+        f"{BLOCK_KEY}.batch_size: with 1 the last batch of ",
     ),
     "empty path": ({"datasets.fashion_mnist.path": ""}, "datasets.fashion_mnist.path: "),
     "neither path nor mirrors": ({"datasets.mnist": {}}, "datasets.mnist: empty; one of path, mirrors"),
     "no folder": (
         {f"{BLOCK_KEY}.dataset": ["mnist"], "datasets": {"mnist": {"path": "no/such/folder"}}},
-        "datasets.mnist.path: no/such/folder is not a folder; remove datasets.mnist.path from the configuration",
+        "datasets.mnist.path: no/such/folder is not a folder; put there what is missing, or remove datasets.mnist.path ",
     ),
     "no folder of images": (
         {
@@ -564,7 +583,9 @@ def test_missing_data_files_are_listed(tmp_path: Path):
     for split, missing in (("train", ["test", "train"]), ("extra", ["extra", "test"])):
         names = [name for split in missing for name in files[split]]
         message = error(changed({**where, f"{BLOCK_KEY}.train_split": split}))
-        assert message.startswith(f"datasets.svhn.path: {tmp_path} lacks {', '.join(names)}; remove datasets.svhn.path")
+        assert message.startswith(
+            f"datasets.svhn.path: {tmp_path} lacks {', '.join(names)}; put there what is missing, "
+        )
     for split in ("train", "test"):
         for name in files[split]:
             (tmp_path / name).touch()
@@ -589,6 +610,17 @@ def test_only_the_ties_need_the_test_split(tmp_path: Path):
     check(config)
 
 
+def test_a_path_can_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    where = {f"{BLOCK_KEY}.dataset": ["mnist"], "datasets": {"mnist": {"path": "~/images"}}}
+    assert error(changed(where)).startswith(f"datasets.mnist.path: {tmp_path / 'images'} is not a folder")
+    for split in ("train", "test"):
+        for name in DATASETS["mnist"].files[split]:
+            (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "images" / name).touch()
+    check(changed(where))
+
+
 def test_a_path_can_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):
@@ -609,6 +641,11 @@ def test_splits_are_those_of_the_cells_and_the_ties():
     assert all(len(set(needed)) == len(needed) for needed in splits(FULL, [*found, *extra, *found]).values())
 
 
+def make_imagenet(folder: Path) -> None:
+    for name in ("train", "val"):
+        (folder / name).mkdir(parents=True)
+
+
 IMAGENET = {"dataset": ["imagenet"], "architecture": ["resnet50"], "learning_rate": 0.1}
 
 
@@ -625,7 +662,10 @@ def test_imagenet_is_left_out_without_a_folder(tmp_path: Path):
     assert {cell.dataset for cell in search_cells(checked).values()} == {"mnist_5k", "cifar10"}
     assert list(priorities(checked).values()) == [2, 1]
 
-    checked = check({**config, "datasets": {"imagenet": {"path": str(tmp_path)}}})
+    given = {**config, "datasets": {"imagenet": {"path": str(tmp_path)}}}
+    assert error(given).startswith(f"datasets.imagenet.path: {tmp_path} lacks val/, train/; ")
+    make_imagenet(tmp_path)
+    checked = check(given)
     assert left_out(checked) == {}
     assert [cell.dataset for cell in training_cells(checked)] == ["imagenet", "mnist_5k", "cifar10"]
     assert set(splits(checked, training_cells(checked))) == {"imagenet", "mnist_5k", "cifar10"}
@@ -756,10 +796,32 @@ def test_text_inside_brackets_of_a_command_line_is_read_as_yaml():
 def test_a_folder_on_a_command_line_is_a_name_whatever_yaml_makes_of_it(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("1e3", "12", "yes", "a: b"):
-        (tmp_path / name).mkdir()
+        make_imagenet(tmp_path / name)
         overrides = {"datasets": {"imagenet": {"path": name}}}
         renamed = with_overrides({**of_blocks(IMAGENET), **overrides}, overrides)
         assert check(renamed)["datasets"] == overrides["datasets"]
+
+
+def test_a_source_on_a_command_line_takes_the_place_of_the_files_entry(tmp_path: Path):
+    """Snakemake merges the two, and path and mirrors together are refused. Other datasets keep theirs."""
+    config = of_blocks({"dataset": ["mnist"], "learning_rate": 1})
+    own = {"mnist": {"mirrors": ["https://example.org"]}, "svhn": {"path": "images"}}
+    merged = {**config, "datasets": {**own, "mnist": {**own["mnist"], "path": str(tmp_path)}}}
+    assert "not both" in error(merged)
+    overrides = {"datasets": {"mnist": {"path": str(tmp_path)}}}
+    renamed = with_overrides(merged, overrides)
+    assert renamed["datasets"] == {**own, **overrides["datasets"]}
+    assert renamed["run"] == "mine"
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_flags_of_a_command_line_are_yamls_or_pythons(value: bool):
+    """Snakemake knows `True` and `False` only."""
+    for written in (value, str(value).lower()):
+        overrides = {"deterministic": written}
+        renamed = with_overrides({**FULL, **overrides}, overrides)
+        assert check(renamed)["deterministic"] is value
+        assert renamed["run"] == f"mine-deterministic{str(value).lower()}"
 
 
 @pytest.mark.parametrize("key", ["maxpool", "learning_rates"])

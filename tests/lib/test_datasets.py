@@ -405,7 +405,7 @@ def test_first_what_is_missing_then_checksums_then_damage(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["images", "labels"])
-@pytest.mark.parametrize("content", [b"", b"404 not found", gzip.compress(b"text")])
+@pytest.mark.parametrize("content", [b"", b"404 not found", gzip.compress(b"text", mtime=0)])
 def test_damaged_file_is_named_and_what_was_good_stays(fashion: Small, which: int, content: bytes, tmp_path: Path):
     output = tmp_path / "out" / "test.npy"
     damaged = fashion.files("test")[which]

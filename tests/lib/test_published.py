@@ -126,11 +126,18 @@ def runs_by_rule(cells: list[TrainingCell]) -> dict[tuple, dict[str, list[Traini
     return found
 
 
+@pytest.fixture
+def imagenet(tmp_path: Path) -> dict:
+    """Where a folder of ImageNet is, as far as planning looks."""
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    return {"datasets": {"imagenet": {"path": str(tmp_path)}}}
+
+
 @pytest.mark.parametrize("with_imagenet", [False, True])
-def test_the_paper_preset_is_the_published_grid(with_imagenet: bool, tmp_path: Path):
+def test_the_paper_preset_is_the_published_grid(with_imagenet: bool, imagenet: dict):
     """Every condition with its number of runs, epochs and rate; every beta in both evaluations; and nothing else."""
-    folder = {"datasets": {"imagenet": {"path": str(tmp_path)}}} if with_imagenet else {}
-    found = runs_by_rule(cells_of("paper", **folder))
+    found = runs_by_rule(cells_of("paper", **(imagenet if with_imagenet else {})))
     wanted = [row for row in rows("training") if with_imagenet or row["dataset"] != "imagenet"]
     rates = {setup(row): float(row["learning_rate"]) for row in rows("learning_rates")}
     assert set(found) == {(*setup(row), float(row["beta"])) for row in wanted}
@@ -150,9 +157,9 @@ def test_the_paper_preset_is_the_published_grid(with_imagenet: bool, tmp_path: P
                 assert cell.augmentation == ("crop_flip" if cell.dataset in ("imagenet", "cifar10") else "none")
 
 
-def test_every_published_run_is_in_the_paper_preset_once(tmp_path: Path):
+def test_every_published_run_is_in_the_paper_preset_once(imagenet: dict):
     """The composed runs, native and minimal are as many as were published."""
-    cells = cells_of("paper", datasets={"imagenet": {"path": str(tmp_path)}})
+    cells = cells_of("paper", **imagenet)
     assert sum(not cell.rule.endswith("exact") for cell in cells) == sum(int(row["runs"]) for row in rows("training"))
 
 

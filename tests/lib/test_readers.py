@@ -126,7 +126,7 @@ def test_idx_files_of_a_split_are_found_by_its_prefix(tmp_path: Path):
 def test_idx_files_compressed_in_several_parts(tmp_path: Path):
     """As parallel compressors write them: gzip members one after the other."""
     images = idx((2, 2, 2), bytes(range(8)))
-    (tmp_path / IDX_IMAGES).write_bytes(gzip.compress(images[:11]) + gzip.compress(images[11:]))
+    (tmp_path / IDX_IMAGES).write_bytes(gzip.compress(images[:11], mtime=0) + gzip.compress(images[11:]))
     (tmp_path / IDX_LABELS).write_bytes(gzip.compress(idx((2,), b"\1\2"), 1))
     images, labels = read_idx("test", tmp_path)
     assert images.reshape(-1).tolist() == list(range(8))
@@ -314,20 +314,20 @@ ANY_DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "one byte short": lambda content: content[:-1],
     "text": lambda content: b"404 not found",
     "page to log in": lambda content: b"<!DOCTYPE html>" + b"<p>Log in</p>" * 500,
-    "compressed text": lambda content: gzip.compress(b"404 not found"),
-    "compressed nothing": lambda content: gzip.compress(b""),
+    "compressed text": lambda content: gzip.compress(b"404 not found", mtime=0),
+    "compressed nothing": lambda content: gzip.compress(b"", mtime=0),
     "zeros": lambda content: bytes(len(content)),
 }
 IDX_DAMAGE = {
-    "flipped bits": flipped(gzip.compress(GOOD_IDX), -12),
-    "wrong gzip checksum": flipped(gzip.compress(GOOD_IDX), -6),
+    "flipped bits": flipped(gzip.compress(GOOD_IDX, mtime=0), -12),
+    "wrong gzip checksum": flipped(gzip.compress(GOOD_IDX, mtime=0), -6),
     "not compressed": GOOD_IDX,
-    "garbage after the end": gzip.compress(GOOD_IDX) + b"garbage",
-    "half a header": gzip.compress(GOOD_IDX[:6]),
-    "header only": gzip.compress(GOOD_IDX[:16]),
-    "fewer values than the header says": gzip.compress(GOOD_IDX[:-1]),
-    "more values than the header says": gzip.compress(GOOD_IDX + b"\0"),
-    "another magic number": gzip.compress(b"\1" + GOOD_IDX[1:]),
+    "garbage after the end": gzip.compress(GOOD_IDX, mtime=0) + b"garbage",
+    "half a header": gzip.compress(GOOD_IDX[:6], mtime=0),
+    "header only": gzip.compress(GOOD_IDX[:16], mtime=0),
+    "fewer values than the header says": gzip.compress(GOOD_IDX[:-1], mtime=0),
+    "more values than the header says": gzip.compress(GOOD_IDX + b"\0", mtime=0),
+    "another magic number": gzip.compress(b"\1" + GOOD_IDX[1:], mtime=0),
     "numbers that are not bytes": gzip.compress(idx((2, 4, 4), PIXELS, kind=0x0D)),
     "more dimensions than arrays can have": gzip.compress(idx((1,) * 100, b"\0")),
     "more values than memory": gzip.compress(idx((2**32 - 1,) * 3, PIXELS)),
@@ -355,7 +355,7 @@ CIFAR_DAMAGE = {
     "a link to itself": tar(with_batch(link(tarfile.SYMTYPE, "data_batch_2.bin"))),
     "a batch without its last byte": tar(with_batch(bytes(RECORD - 1))),
     "a batch with a byte more": tar(with_batch(bytes(RECORD + 1))),
-    "images and labels of MNIST": gzip.compress(GOOD_IDX),
+    "images and labels of MNIST": gzip.compress(GOOD_IDX, mtime=0),
 }  # fmt: skip
 SVHN_DAMAGE = {
     "no images": mat(y=GOOD_Y),
@@ -378,8 +378,8 @@ SVHN_DAMAGE = {
 def cases() -> list:
     """Every format with every damage."""
     good = {
-        (read_idx, IDX_IMAGES): (gzip.compress(GOOD_IDX), IDX_DAMAGE),
-        (read_idx, IDX_LABELS): (gzip.compress(GOOD_IDX_LABELS), IDX_DAMAGE),
+        (read_idx, IDX_IMAGES): (gzip.compress(GOOD_IDX, mtime=0), IDX_DAMAGE),
+        (read_idx, IDX_LABELS): (gzip.compress(GOOD_IDX_LABELS, mtime=0), IDX_DAMAGE),
         (readers.cifar10, CIFAR): (tar(GOOD_CIFAR), CIFAR_DAMAGE),
         (readers.svhn, SVHN): (mat(X=GOOD_X, y=GOOD_Y), SVHN_DAMAGE),
     }
@@ -394,8 +394,8 @@ def cases() -> list:
 
 @pytest.mark.parametrize(("read", "name", "content"), cases())
 def test_damaged_file_is_one_error_that_names_it(read, name: str, content: bytes, tmp_path: Path):
-    (tmp_path / IDX_IMAGES).write_bytes(gzip.compress(GOOD_IDX))
-    (tmp_path / IDX_LABELS).write_bytes(gzip.compress(GOOD_IDX_LABELS))
+    (tmp_path / IDX_IMAGES).write_bytes(gzip.compress(GOOD_IDX, mtime=0))
+    (tmp_path / IDX_LABELS).write_bytes(gzip.compress(GOOD_IDX_LABELS, mtime=0))
     (tmp_path / name).write_bytes(content)
     before = files_below(tmp_path)
     split = "train" if read is readers.cifar10 else "test"

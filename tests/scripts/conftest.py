@@ -188,11 +188,12 @@ def write_cells(folder: Path, made: list[TrainingCell], diverges: Callable[[Trai
             "weights_sha256": "ab" * 32,
             "config_hash": "cd" * 32,
         }
-        target = folder / cell.path
-        write_json(target / "record.json", record)
-        pd.DataFrame(rows).to_csv(target / "metrics.csv", index=False)
-        files.metrics.append(str(target / "metrics.csv"))
-        files.records.append(str(target / "record.json"))
+        # In one folder, since thousands of them are slow to make and to delete.
+        metrics, recorded = folder / f"{len(files.metrics)}.csv", folder / f"{len(files.metrics)}.json"
+        write_json(recorded, record)
+        pd.DataFrame(rows).to_csv(metrics, index=False)
+        files.metrics.append(str(metrics))
+        files.records.append(str(recorded))
     return files
 
 

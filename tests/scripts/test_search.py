@@ -113,7 +113,7 @@ def test_a_job_that_cannot_run_writes_nothing(
     assert not {"trials.csv", "chosen.json"} & {path.name for path in (tmp_path / "a").iterdir()}
 
 
-@pytest.mark.parametrize("what", ["batch size", "epochs", "threads", "numerics version"])
+@pytest.mark.parametrize("what", ["batch size", "epochs", "numerics version"])
 def test_a_search_of_other_settings_begins_anew(
     what: str, split: Path, run_script, tmp_path: Path, monkeypatch
 ) -> None:
@@ -123,11 +123,9 @@ def test_a_search_of_other_settings_begins_anew(
     monkeypatch.setattr(training, "train", lambda *given, **others: calls.append(given) or real(*given, **others))
     run_script("maxpool/search", **wanted)
     first = (tmp_path / "trials.csv").read_text()
-    changed = {**wanted, "params": {**wanted["params"]}, "threads": 2}
+    changed = {**wanted, "params": {**wanted["params"]}}
     with monkeypatch.context() as patch:
         match what:
-            case "threads":
-                changed["params"]["settings"] = {**SETTINGS, "threads": 2}
             case "numerics version":
                 patch.setattr(tuning, "NUMERICS_VERSION", 1000)
             case _:

@@ -65,6 +65,8 @@ def test_the_default_preset_is_used_on_its_own(planning):
 def test_imagenet_is_in_the_paper_preset_once_its_folder_is_given(planning, tmp_path):
     """And said to be left out until then."""
     paper = ("--configfile", "config/presets/paper.yaml")
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
     folder = {"imagenet": {"path": str(tmp_path)}}
     wanted = expected(read(paper[1], datasets=folder))
     planned = planning.planned(*paper, "--config", f"datasets={{imagenet: {{path: {tmp_path}}}}}")

@@ -3,10 +3,12 @@ import glob
 import os
 import re
 import time
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 try:
+    import nonsmooth
     from nonsmooth import config as presets
     from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH
     from nonsmooth.datasets import DATASETS
@@ -16,6 +18,13 @@ except ImportError as error:
     raise WorkflowError(
         f"{error}: the project's package is not installed in this environment. Run `make setup`, or "
         "`pip install -r requirements.txt && pip install --no-deps -e .`"
+    )
+
+# Otherwise changes of this checkout's library would be ignored without a word.
+if not Path(nonsmooth.__file__).resolve().is_relative_to(Path(workflow.basedir).resolve()):
+    raise WorkflowError(
+        f"the library is imported from {os.path.dirname(nonsmooth.__file__)}, which is not in this checkout: run `make "
+        "setup` here, or `pip install --no-deps -e .`"
     )
 
 CONFIG_FILES = [str(path) for path in workflow.overwrite_configfiles] or ["config/config.yaml"]
@@ -97,6 +106,8 @@ def cell_threads(wildcards):
 
 HAS_GPU = bool(glob.glob("/dev/nvidia[0-9]*"))
 # One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.
+if SETTINGS["device"] == "auto" and not HAS_GPU:
+    logger.warning(f"device: auto, and no GPU here: on this machine {len(MAXPOOL_CELLS):,} cells train on the CPU")
 CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" and HAS_GPU) else 0
 
 

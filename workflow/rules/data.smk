@@ -5,7 +5,8 @@ def data_folder(wildcards):
     """Where the files of a dataset are: the folder of the configuration, what `fetch` downloaded, or nowhere."""
     if DATASETS[wildcards.dataset].is_embedded:
         return None
-    return config["datasets"].get(wildcards.dataset, {}).get("path", f"data/raw/{wildcards.dataset}")
+    path = config["datasets"].get(wildcards.dataset, {}).get("path", f"data/raw/{wildcards.dataset}")
+    return os.path.expanduser(path)
 
 
 def is_fetched(name):

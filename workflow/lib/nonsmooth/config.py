@@ -100,6 +100,11 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any]) -> dict[st
     """
     # Snakemake reads what is inside brackets as text.
     config = {**config, **{key: _typed(config[key]) for key in overrides if key != "datasets"}}
+    if config.get("deterministic") in ("true", "false"):
+        config["deterministic"] = config["deterministic"] == "true"
+    if isinstance(overrides.get("datasets"), dict):
+        # In place of the file's entry, which may have a path where this one has mirrors.
+        config["datasets"] = {**config["datasets"], **overrides["datasets"]}
     if "run" in overrides or not _validator().is_valid(config):  # `check` says what is wrong
         return config
     renaming = [key for key in RENAMING if key in overrides]
@@ -291,8 +296,8 @@ def _check_last_batch(normalization: str, images: int, batch_size: int, rate: fl
     for count in [images] if rate != SEARCH else [images, images - images // 5]:
         if normalization == "batch_norm" and count % batch_size == 1 % batch_size:
             raise ConfigError(
-                f"{where}.batch_size: {batch_size} leaves one of {count} images for the last batch, which batch_norm cannot "
-                "normalise; choose another"
+                f"{where}.batch_size: with {batch_size} the last batch of {count} images has one image, which batch_norm "
+                "cannot normalise; choose another"
             )
 
 
@@ -336,7 +341,7 @@ def _check_data(config: dict[str, Any], cells: list[TrainingCell]) -> None:
         if len(given) > 1:
             raise ConfigError(f"datasets.{name}: give path, a folder that has the files, or mirrors, not both")
         if "path" in given:
-            folder = Path(given["path"])
+            folder = Path(given["path"]).expanduser()
             missing = [file for split in needed for file in dataset.missing_files(folder, split)]
             if missing or not folder.is_dir():
                 lacks = f"lacks {', '.join(dict.fromkeys(missing))}" if folder.is_dir() else "is not a folder"
@@ -408,7 +413,7 @@ def _describe(error: ValidationError) -> str:
             return f"{where + '.' if where else ''}{missing}: missing, and required"
         case "enum":
             numbers = "a number or " if where.endswith(".learning_rate") else ""
-            return f"{where}: {value!r} is not allowed; {numbers}one of {', '.join(map(str, limit))}{_hint(value)}"
+            return f"{where}: {value!r} is not allowed; {numbers}one of {', '.join(map(str, limit))}{_hint(value)}{_close(value, limit)}"
         case "type":
             hint = _hint(value) if limit == "number" else ""
             return f"{where or 'configuration'}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"
@@ -435,3 +440,11 @@ def _hint(value: Any) -> str:
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return "; YAML reads that as text: write a point and a signed exponent, as in 5.0e-4 or 1.0e+3"
     return ""
+
+
+def _close(value: Any, allowed: list[Any]) -> str:
+    """A name that was probably meant."""
+    names = {str(name).lower().replace("_", ""): name for name in allowed}
+    plain = str(value).lower().replace("_", "").replace("-", "")
+    close = difflib.get_close_matches(plain, names, n=1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""

@@ -13,18 +13,19 @@ from nonsmooth.joblog import job_log
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is drawn: the axis's label and scale, and whether it stays as it is when a run has stopped."""
+    """What is drawn: the axis's label, scale and limits, and whether it stays as it is when a run has stopped."""
 
     label: str
     scale: str
     factor: float = 1.0
+    limits: tuple[float, float] | None = None
     is_kept: bool = False
 
 
 QUANTITIES = {
     "train_loss": Quantity("training loss", "log"),
     # A run stops when its weights are not finite, and then no epoch changes what they score.
-    "test_accuracy": Quantity("test accuracy (%)", "linear", factor=100, is_kept=True),
+    "test_accuracy": Quantity("test accuracy (%)", "linear", factor=100, limits=(0, 104), is_kept=True),
 }
 
 
@@ -74,6 +75,8 @@ def plot(epochs: pd.DataFrame, condition: dict[str, Any], quantity: str, outputs
             axis.set_title(f"{evaluation}, {plotting.word(normalization)}", pad=15)
             axis.set_yscale(drawn.scale)
             axis.set_xlim(0.5, data.epoch.max() + 0.5)
+            if drawn.limits:
+                axis.set_ylim(*drawn.limits)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(which="minor", visible=False)
     for axis in axes[-1]:

@@ -36,6 +36,7 @@ class Dataset:
         files: per split, the published files and their checksums as `algorithm:hex`; empty for a set that is
             embedded in a package, or that is a folder of the user's.
         mirrors: addresses below which the files lie, tried in turn.
+        folders: per split, the folder of a set that is `streamed`.
         sha256: per split, of the image bytes followed by the label bytes, where it is known. It is compared in place of the
             checksums of files, so that the same images in files compressed anew are accepted, too.
         hint: what a person can do to get the files.
@@ -52,6 +53,7 @@ class Dataset:
     read: Callable[[str, Path | None], tuple[np.ndarray, np.ndarray]]
     files: dict[str, dict[str, str]] = field(default_factory=dict)
     mirrors: tuple[str, ...] = ()
+    folders: dict[str, str] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
     hint: str = ""
     streamed: bool = False
@@ -67,8 +69,11 @@ class Dataset:
         return [split for split in self.sizes if split != TEST]
 
     def missing_files(self, folder: str | Path, split: str) -> list[str]:
-        """The files of a split that should lie in `folder` and do not."""
-        return [name for name in self.files.get(split, {}) if not (Path(folder) / name).is_file()]
+        """The files and folders of a split that should lie in `folder` and do not."""
+        missing = [name for name in self.files.get(split, {}) if not (Path(folder) / name).is_file()]
+        if split in self.folders and not (Path(folder) / self.folders[split]).is_dir():
+            missing.append(f"{self.folders[split]}/")
+        return missing
 
 
 def prepare(name: str, split: str, output: str | Path, folder: str | Path | None = None) -> None:
@@ -80,6 +85,8 @@ def prepare(name: str, split: str, output: str | Path, folder: str | Path | None
             expected and what was found.
     """
     dataset = DATASETS[name]
+    if split not in dataset.sizes:
+        raise ValueError(f"dataset {name}: has no split {split}; one of {', '.join(dataset.sizes)}")
     if folder is None and not dataset.is_embedded:
         raise FileNotFoundError(f"dataset {name}: no folder given; {dataset.hint}")
     where = "its package" if folder is None else f"{folder}"
@@ -168,7 +175,8 @@ def _idx_files(*checksums: str) -> dict[str, dict[str, str]]:
     }
 
 
-_DOWNLOAD = "remove datasets.{0}.path from the configuration to have them downloaded"
+_DOWNLOAD = "put there what is missing, or remove datasets.{0}.path from the configuration to have it downloaded"
+_IMAGENET_FOLDERS = {"train": "train", "test": "val"}
 _CIFAR10 = {"cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530"}
 
 # Checksums of files as published with the sets (CIFAR-10) or as torchvision 0.26 has them (the others).
@@ -261,8 +269,9 @@ DATASETS: dict[str, Dataset] = {
         shape=(3, 224, 224),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        read=partial(readers.class_folders, {"train": "train", "test": "val"}),
-        hint="datasets.imagenet.path has to be a folder with train/ and val/, each with a folder of JPEG files per "
+        read=partial(readers.class_folders, _IMAGENET_FOLDERS),
+        folders=_IMAGENET_FOLDERS,
+        hint="it has to be a folder with train/ and val/, each with a folder of JPEG files per "
         "class (the images need an account at image-net.org)",
         streamed=True,
         augmentation="crop_flip",
