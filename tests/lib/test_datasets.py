@@ -561,7 +561,7 @@ def test_folder_of_photos_that_is_not_what_the_registry_says(
 
 @pytest.mark.parametrize("folder", ["nowhere", "photos/train"])
 def test_folder_without_photos(photos: Path, folder: str, tmp_path: Path):
-    with pytest.raises(ValueError, match=f"^{tmp_path / folder}: there is no folder val in it"):
+    with pytest.raises(FileNotFoundError, match=f"^dataset imagenet: {tmp_path / folder} lacks val/; "):
         prepare("imagenet", "test", tmp_path / "test.npy", tmp_path / folder)
 
 

@@ -1,5 +1,4 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
-import glob
 import os
 import re
 import time
@@ -10,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 try:
     import nonsmooth
     from nonsmooth import config as presets
+    from nonsmooth import provenance
     from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
@@ -104,7 +104,7 @@ def cell_threads(wildcards):
     return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)
 
 
-HAS_GPU = bool(glob.glob("/dev/nvidia[0-9]*"))
+HAS_GPU = provenance.has_gpu()
 # One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.
 if SETTINGS["device"] == "auto" and not HAS_GPU:
     logger.warning(f"device: auto, and no GPU here: on this machine {len(MAXPOOL_CELLS):,} cells train on the CPU")

@@ -21,7 +21,7 @@ from nonsmooth.precision import PRECISIONS
 
 BATCH = 128
 # Steps are repeated for this many seconds after one to warm up, and this often at most.
-BUDGET, STEPS = 5.0, 20
+BUDGET, STEPS = 4.0, 20
 
 
 def measure(architecture: str, precision_name: str, settings: training.Settings) -> dict:
