@@ -99,6 +99,23 @@ def prepared(dataset, split):
     return ancient(f"data/prepared/{dataset}/{split}.npy")
 
 
+def data_folder(wildcards):
+    """Where the files of a dataset are: the folder of the configuration, what `fetch` downloaded, or nowhere."""
+    if DATASETS[wildcards.dataset].is_embedded:
+        return None
+    path = config["datasets"].get(wildcards.dataset, {}).get("path", f"data/raw/{wildcards.dataset}")
+    return os.path.expanduser(path)
+
+
+def is_fetched(name):
+    dataset = DATASETS[name]
+    return bool(dataset.files) and "path" not in config["datasets"].get(name, {})
+
+
+def fetch_receipt(wildcards):
+    return [ancient(f"data/raw/{wildcards.dataset}/fetched.json")] if is_fetched(wildcards.dataset) else []
+
+
 def cell_threads(wildcards):
     """Threads that compute, and processes that decode images where they are read while training."""
     return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)

@@ -1,23 +1,6 @@
 # From the source of a dataset to the checked form that cells read.
 
 
-def data_folder(wildcards):
-    """Where the files of a dataset are: the folder of the configuration, what `fetch` downloaded, or nowhere."""
-    if DATASETS[wildcards.dataset].is_embedded:
-        return None
-    path = config["datasets"].get(wildcards.dataset, {}).get("path", f"data/raw/{wildcards.dataset}")
-    return os.path.expanduser(path)
-
-
-def is_fetched(name):
-    dataset = DATASETS[name]
-    return bool(dataset.files) and "path" not in config["datasets"].get(name, {})
-
-
-def fetch_receipt(wildcards):
-    return [ancient(f"data/raw/{wildcards.dataset}/fetched.json")] if is_fetched(wildcards.dataset) else []
-
-
 localrules:
     fetch,
 
