@@ -131,8 +131,6 @@ def imagenet(tmp_path: Path) -> dict:
     """Where a folder of ImageNet is, as far as planning looks."""
     for name in ("train", "val"):
         (tmp_path / name).mkdir()
-    for folder in ("train", "val"):
-        (tmp_path / folder).mkdir()
     return {"datasets": {"imagenet": {"path": str(tmp_path)}}}
 
 
