@@ -28,14 +28,14 @@ class Architecture:
         builder: `module:function`, imported when it is called, so that planning needs no torch.
         image_size: height and width; smaller images are padded to it with zeros (black) on all sides.
         takes_larger: whether larger images are taken, too.
-        memory_mb: main memory that a training job on a CPU with small images asks for.
+        memory_mb: main memory that a training job asks the scheduler for, above what docs/costs.md measured.
     """
 
     title: str
     builder: str
     image_size: int
     takes_larger: bool = False
-    memory_mb: int = 2000
+    memory_mb: int = 6000
 
     def padding(self, height: int, width: int) -> int:
         """Zeros to put on every side of images of that size.
@@ -54,14 +54,16 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "lenet5": Architecture("LeNet-5", "nonsmooth.architectures.lenet:lenet5", 28),
+    "lenet5": Architecture("LeNet-5", "nonsmooth.architectures.lenet:lenet5", 28, memory_mb=2000),
     "vgg11": Architecture("VGG11", "nonsmooth.architectures.vgg:vgg11", 32),
     "vgg13": Architecture("VGG13", "nonsmooth.architectures.vgg:vgg13", 32),
     "vgg16": Architecture("VGG16", "nonsmooth.architectures.vgg:vgg16", 32),
     "vgg19": Architecture("VGG19", "nonsmooth.architectures.vgg:vgg19", 32),
     "resnet18": Architecture("ResNet-18", "nonsmooth.architectures.resnet:resnet18", 32, takes_larger=True),
     "resnet34": Architecture("ResNet-34", "nonsmooth.architectures.resnet:resnet34", 32, takes_larger=True),
-    "resnet50": Architecture("ResNet-50", "nonsmooth.architectures.resnet:resnet50", 32, takes_larger=True),
+    "resnet50": Architecture(
+        "ResNet-50", "nonsmooth.architectures.resnet:resnet50", 32, takes_larger=True, memory_mb=16000
+    ),
     "densenet121": Architecture("DenseNet-121", "nonsmooth.architectures.densenet:densenet121", 32, takes_larger=True),
 }
 
