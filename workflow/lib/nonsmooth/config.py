@@ -196,8 +196,9 @@ def searched_cell(cell: TrainingCell, settings: dict[str, Any]) -> TrainingCell:
 
 
 def _require_same(cell: TrainingCell, known: TrainingCell, where: str, first: str, why: str) -> None:
-    differing = [key for key, value in cell.settings.items() if known.settings[key] != value]
-    if differing:
+    if cell != known:
+        settings = known.settings
+        differing = [key for key, value in cell.settings.items() if settings[key] != value]
         raise ConfigError(f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; {why}")
 
 

@@ -72,7 +72,7 @@ def write(table: pd.DataFrame, outputs: dict[str, str]) -> None:
 def read(path: str) -> pd.DataFrame:
     """A table of conditions, in which an empty evaluation is text and an empty number is NaN."""
     table = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    return table.fillna({"evaluation": ""}).astype({"evaluation": object})
+    return table.astype({"evaluation": object}).fillna({"evaluation": ""})
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ if __name__ == "__main__":
         options = command_options(snakemake.params.config_files, snakemake.params.overrides)
         root = Path(f"figures/{run}/maxpool")
         runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
-        runs = runs.fillna({"evaluation": ""}).astype({"first_nonfinite_step": "Int64"})
+        runs = runs.astype({"evaluation": object, "first_nonfinite_step": "Int64"}).fillna({"evaluation": ""})
         records = [read_json(path) for path in snakemake.input.records]
         tables = {
             "runs": runs,
