@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import lay_out
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
@@ -59,21 +60,6 @@ def fill(shape: tuple[int, ...], kind: str, seed: int, dtype: torch.dtype) -> Te
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     palette = torch.tensor({"special": special_values(dtype), "zeros": [0.0, -0.0]}[kind], dtype=torch.float64)
     return palette[torch.randint(len(palette), shape, generator=generator)].to(dtype)
-
-
-def lay_out(tensor: Tensor, layout: str) -> Tensor:
-    """`tensor` (..., C, H, W) in another memory layout; `expanded` repeats its first channel."""
-    match layout:
-        case "channels_last":
-            return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
-        case "transposed":
-            return tensor.mT.contiguous().mT
-        case "sliced":
-            *lead, height, width = tensor.shape
-            return tensor.new_full((*lead, 2 * height, width + 2), 7.0)[..., ::2, 1:-1].copy_(tensor)
-        case "expanded":
-            return tensor[..., :1, :, :].expand_as(tensor)
-    return tensor
 
 
 @st.composite

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from layouts import lay_out
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torchvision.models import resnet18, vgg11
@@ -88,21 +89,6 @@ def fill(shape: tuple[int, ...], kind: str, seed: int, dtype: torch.dtype) -> Te
         return noise.relu().to(dtype)
     palette = torch.tensor(palettes(dtype)[kind], dtype=torch.float64)
     return palette[torch.randint(len(palette), shape, generator=generator)].to(dtype)
-
-
-def lay_out(tensor: Tensor, layout: str) -> Tensor:
-    """`tensor` in another memory layout; `expanded` repeats its first channel."""
-    match layout:
-        case "channels_last":
-            return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
-        case "transposed":
-            return tensor.mT.contiguous().mT
-        case "sliced":
-            *lead, height, width = tensor.shape
-            return tensor.new_full((*lead, 2 * height + 1, width + 2), 7.0)[..., 1::2, 1:-1].copy_(tensor)
-        case "expanded":
-            return tensor[..., :1, :, :].expand_as(tensor)
-    return tensor
 
 
 def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:

@@ -54,8 +54,8 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(variable, str(2**30))
 
 
-MAXPOOL_CELLS = {cell.path: cell for cell in presets.training_cells(config)}
-MAXPOOL_PRIORITIES = {cell.path: priority for cell, priority in presets.priorities(config).items()}
+PRIORITIES = presets.priorities(config)
+MAXPOOL_CELLS = {cell.path: cell for cell in PRIORITIES}
 MAXPOOL_SETUPS = presets.search_cells(config)
 MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
@@ -122,9 +122,9 @@ def cell_threads(wildcards):
 
 
 HAS_GPU = provenance.has_gpu()
-# One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.
 if SETTINGS["device"] == "auto" and not HAS_GPU:
     logger.warning(f"device: auto, and no GPU here: on this machine {len(MAXPOOL_CELLS):,} cells train on the CPU")
+# One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.
 CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" and HAS_GPU) else 0
 
 

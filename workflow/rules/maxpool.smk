@@ -112,7 +112,7 @@ rule maxpool_train:
         f"logs/{{run}}/maxpool/train/{PATH}.log",
     benchmark:
         f"benchmarks/{{run}}/maxpool/train/{PATH}.tsv"
-    priority: lambda wildcards: MAXPOOL_PRIORITIES[PATH.format(**wildcards)]
+    priority: lambda wildcards: PRIORITIES[maxpool_cell(wildcards)]
     threads: cell_threads
     resources:
         mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,

@@ -182,7 +182,7 @@ def search_cells(config: dict[str, Any]) -> dict[str, TrainingCell]:
     found: dict[str, tuple[TrainingCell, TrainingCell]] = {}
     # Those that wait for a search come first: only they have to agree.
     for cell in sorted(training_cells(config), key=lambda cell: cell.learning_rate != SEARCH):
-        searched = replace(searched_cell(cell, settings), learning_rate=SEARCH)
+        searched = searched_cell(cell, settings)
         known, first = found.setdefault(searched.condition_path, (searched, cell))
         if cell.learning_rate == SEARCH:
             _require_same(searched, known, str(cell), str(first), "they share a search, which needs one of each")
@@ -192,7 +192,7 @@ def search_cells(config: dict[str, Any]) -> dict[str, TrainingCell]:
 def searched_cell(cell: TrainingCell, settings: dict[str, Any]) -> TrainingCell:
     """The cell that a search for the learning rate of `cell` trains."""
     own = {} if settings["per_rule"] else {"rule": str(Native()), "relu_derivative": 0.0}
-    return replace(cell, seed=settings["seed"], epochs=settings["epochs"], **own)
+    return replace(cell, seed=settings["seed"], epochs=settings["epochs"], learning_rate=SEARCH, **own)
 
 
 def _require_same(cell: TrainingCell, known: TrainingCell, where: str, first: str, why: str) -> None:

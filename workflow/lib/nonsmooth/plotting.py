@@ -98,12 +98,10 @@ def place_label(place: float | str) -> str:
 def legend_columns(handles: Sequence[Any], figure: Figure) -> int:
     """As many entries of a legend side by side as fit into the figure, by the length of their labels."""
     characters = 13 * figure.get_figwidth()  # at the style's size of letters
-    columns = int(characters // (max(len(handle.get_label()) for handle in handles) + 6))
-    return (
-        max(1, min(len(handles), columns))
-        if sum(len(h.get_label()) + 6 for h in handles) > characters
-        else len(handles)
-    )
+    lengths = [len(handle.get_label()) + 6 for handle in handles]
+    if sum(lengths) <= characters:
+        return len(handles)
+    return max(1, min(len(handles), int(characters // max(lengths))))
 
 
 def save(figure: Figure, paths: Sequence[str | Path], data: pd.DataFrame, data_path: str | Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -166,13 +167,23 @@ def _require(found: str, expected: str, where: str, what: str) -> None:
 _IDX_NAMES = {"train": "train", "test": "t10k"}
 
 
-def _idx_files(*checksums: str) -> dict[str, dict[str, str]]:
-    """Files of a set in MNIST's format: images and labels for training, then for testing."""
+def _like_mnist(title: str, *checksums: str, **others: Any) -> Dataset:
+    """A set in MNIST's format and sizes; checksums of images and labels for training, then for testing."""
     sums = iter(checksums)
-    return {
-        split: {f"{prefix}-{kind}-ubyte.gz": f"md5:{next(sums)}" for kind in ("images-idx3", "labels-idx1")}
-        for split, prefix in _IDX_NAMES.items()
-    }
+    return Dataset(
+        title=title,
+        num_classes=10,
+        sizes={"train": 60000, "test": 10000},
+        shape=(1, 28, 28),
+        mean=(0.5,),
+        std=(0.5,),
+        read=partial(readers.idx, _IDX_NAMES),
+        files={
+            split: {f"{prefix}-{kind}-ubyte.gz": f"md5:{next(sums)}" for kind in ("images-idx3", "labels-idx1")}
+            for split, prefix in _IDX_NAMES.items()
+        },
+        **others,
+    )
 
 
 _DOWNLOAD = "put there what is missing, or remove datasets.{0}.path from the configuration to have it downloaded"
@@ -194,37 +205,21 @@ DATASETS: dict[str, Dataset] = {
             "test": "ded6b3eac8d0e964c3400de1810c8d2b66dc079e86b1e7889c5ba9409c956c10",
         },
     ),
-    "mnist": Dataset(
-        title="MNIST",
-        num_classes=10,
-        sizes={"train": 60000, "test": 10000},
-        shape=(1, 28, 28),
-        mean=(0.5,),
-        std=(0.5,),
-        read=partial(readers.idx, _IDX_NAMES),
-        files=_idx_files(
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "d53e105ee54ea40749a09fcbcd1e9432",
-            "9fb629c4189551a2d022fa330f9573f3",
-            "ec29112dd5afa0611ce80d1b7f02629c",
-        ),
+    "mnist": _like_mnist(
+        "MNIST",
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
         mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
         hint=_DOWNLOAD.format("mnist"),
     ),
-    "fashion_mnist": Dataset(
-        title="Fashion-MNIST",
-        num_classes=10,
-        sizes={"train": 60000, "test": 10000},
-        shape=(1, 28, 28),
-        mean=(0.5,),
-        std=(0.5,),
-        read=partial(readers.idx, _IDX_NAMES),
-        files=_idx_files(
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79",
-            "bb300cfdad3c16e7a12a480ee83cd310",
-        ),
+    "fashion_mnist": _like_mnist(
+        "Fashion-MNIST",
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
         mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
         sha256={
             "train": "16d82e2b505296aa2b78bd5ea0992634f30419a4c97def7c907d154a35ac6157",
