@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from nonsmooth.rules import number
+from nonsmooth.rules import number, parse_rule
 
 # What a learning rate belongs to.
 SETUP = ("dataset", "architecture", "normalization", "optimizer", "precision")
@@ -96,6 +97,99 @@ class TrainingCell:
     def condition_path(self) -> str:
         """The folder of its condition, without a seed."""
         return CONDITION_PATH.format(**self.wildcards)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class Program:
+    """What can differ between two programs of one network: the derivatives chosen at ties and at zeros.
+
+    Attributes:
+        rule: of every pooling.
+        relu_derivative: of every ReLU at 0.
+    """
+
+    rule: str = "native"
+    relu_derivative: float = 0.0
+
+    def __str__(self) -> str:
+        return self.rule if self.relu_derivative == 0 else f"{self.rule}+relu-{number(self.relu_derivative)}"
+
+    @classmethod
+    def parse(cls, name: str) -> Program:
+        """The program called `name`: a rule, or `<rule>+relu-<derivative>`; the inverse of `str`.
+
+        Raises ValueError for anything else.
+        """
+        match = re.fullmatch(r"(?P<rule>.+?)(?:\+relu-(?P<derivative>[-+.e0-9]+))?", name)
+        if match:
+            program = cls(str(parse_rule(match["rule"])), float(match["derivative"] or 0))
+            if str(program) == name:
+                return program
+        raise ValueError(
+            f"unknown program {name!r}; expected a rule, or a rule and a derivative, as in 'native+relu-1'"
+        )
+
+
+# What tells one measurement of zones from another; those of a condition differ by their seed.
+ZONE_CONDITION = (
+    "dataset", "architecture", "normalization", "precision", "batch_size", "program", "reference", "noise", "kernels",
+)  # fmt: skip
+ZONE_PATH = (
+    "{dataset}/{architecture}/{normalization}/{precision}/batch{batch_size}/{program}-vs-{reference}/"
+    "noise-{noise}/{kernels}/seed{seed}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZoneCell:
+    """One measurement of how two programs' gradients differ, over the minibatches of one pass.
+
+    Attributes:
+        dataset, architecture, normalization, precision: as of a training cell.
+        batch_size: images per minibatch; the last one of a pass may be smaller.
+        program, reference: the names of the two programs.
+        noise: standard deviation of Gaussian noise added to the normalised images; 0 for none.
+        kernels: `deterministic`, or `default` for the device's default algorithms.
+        seed: of the initial weights, the order of the images and the noise.
+        minibatches: how many, from the beginning of the pass; None for all.
+        initialization: `kaiming_uniform` as published, or `default`: as the architecture's training starts.
+        replays: whether the causes are separated by recomputation.
+    """
+
+    dataset: str
+    architecture: str
+    normalization: str = "none"
+    precision: str = "float32"
+    batch_size: int = 128
+    program: str = "minimal"
+    reference: str = "native"
+    noise: float = 0.0
+    kernels: str = "deterministic"
+    seed: int = 0
+    minibatches: int | None = None
+    initialization: str = "kaiming_uniform"
+    replays: bool = True
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ZoneCell:
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def wildcards(self) -> dict[str, str]:
+        """The factors as they are written in paths."""
+        factors = {name: str(getattr(self, name)) for name in (*ZONE_CONDITION, "seed")}
+        return factors | {"noise": number(self.noise)}
+
+    @property
+    def path(self) -> str:
+        """The cell's folder below `results/<run>/maxpool/zones`."""
+        return ZONE_PATH.format(**self.wildcards)
 
     def __str__(self) -> str:
         return self.path
