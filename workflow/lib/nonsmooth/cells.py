@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from nonsmooth.rules import number, parse_rule
+from nonsmooth.rules import Hybrid, Minimal, Native, number, parse_rule, rule_beta
 
 # What a learning rate belongs to.
 SETUP = ("dataset", "architecture", "normalization", "optimizer", "precision")
@@ -131,6 +131,19 @@ class Program:
         raise ValueError(
             f"unknown program {name!r}; expected a rule, or a rule and a derivative, as in 'native+relu-1'"
         )
+
+    @property
+    def coefficients(self) -> dict[str, float] | None:
+        """c of each kind of layer whose Jacobian is `J(0) + c N` (`nonsmooth.zones.kinks`); None if a rule is not of that form."""
+        match rule := parse_rule(self.rule):
+            case Native() | Minimal() | Hybrid(evaluation="exact"):
+                return {"max_pool": rule_beta(rule), "relu": self.relu_derivative}
+        return None
+
+    def can_be_replayed_with(self, other: Program) -> bool:
+        """Whether the forward passes of both are the same and their Jacobians differ in c only."""
+        ours, theirs = self.coefficients, other.coefficients
+        return ours is not None and theirs is not None and ours.keys() == theirs.keys()
 
 
 # What tells one measurement of zones from another; those of a condition differ by their seed.

@@ -22,7 +22,7 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from nonsmooth import published
 from nonsmooth.architectures import ARCHITECTURES
-from nonsmooth.cells import SEARCH, SETUP, TrainingCell
+from nonsmooth.cells import SEARCH, SETUP, Program, TrainingCell, ZoneCell
 from nonsmooth.datasets import DATASETS, TEST
 from nonsmooth.rules import SIMPLE_RULES, Hybrid, Native, Rule
 
@@ -44,6 +44,13 @@ BLOCK_DEFAULTS: dict[str, Any] = {
     "momentum": 0.9,
 }
 SEARCH_DEFAULTS: dict[str, Any] = {"trials": 10, "epochs": 10, "seed": 0, "per_rule": False}
+ZONE_DEFAULTS: dict[str, Any] = {
+    "batch_size": [128],
+    "noise": [0],
+    "kernels": ["deterministic"],
+    "minibatches": None,
+    "initialization": "kaiming_uniform",
+}
 # As published: SGD with decay, Adam as it comes.
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0}
 ADAM_EPS = 1e-8
@@ -200,6 +207,63 @@ def _require_same(cell: TrainingCell, known: TrainingCell, where: str, first: st
         settings = known.settings
         differing = [key for key, value in cell.settings.items() if settings[key] != value]
         raise ConfigError(f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; {why}")
+
+
+def zone_cells(config: dict[str, Any]) -> list[ZoneCell]:
+    """Every cell of `maxpool.zones`, in the order of the blocks; a cell that two blocks share comes once."""
+    found: dict[str, tuple[ZoneCell, str]] = {}
+    skipped = left_out(config)
+    for number, block in enumerate(config["maxpool"].get("zones", [])):
+        where = f"maxpool.zones[{number}]"
+        overridden = {"seeds": config["seeds"]} if "seeds" in config else {}
+        for cell in _zone_block_cells({**ZONE_DEFAULTS, **block, **overridden}, where, config["device"]):
+            if cell.dataset in skipped:
+                continue
+            known, first = found.setdefault(cell.path, (cell, where))
+            if cell != known:
+                differing = [key for key, value in cell.to_dict().items() if known.to_dict()[key] != value]
+                raise ConfigError(
+                    f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; a condition can be "
+                    "measured in one way per preset"
+                )
+    return [cell for cell, _ in found.values()]
+
+
+def _zone_block_cells(block: dict[str, Any], where: str, device: str) -> Iterator[ZoneCell]:
+    pairs = [_pair(names, f"{where}.compare[{number}]") for number, names in enumerate(block["compare"])]
+    if "default" in block["kernels"] and device == "cpu":
+        raise ConfigError(f"{where}.kernels: 'default' is another choice on a GPU only, and device is 'cpu'; remove it")
+    factors = ("dataset", "architecture", "normalization", "precision", "batch_size", "noise", "kernels")
+    for values in product(*(block[factor] for factor in factors)):
+        factor = dict(zip(factors, values, strict=True))
+        images = DATASETS[factor["dataset"]].sizes["train"]
+        _check_fit(factor["architecture"], factor["dataset"], where)
+        if block["minibatches"] is None or block["minibatches"] * factor["batch_size"] > images:
+            _check_last_batch(factor["normalization"], images, factor["batch_size"], 0, where)
+        for (program, reference), seed in product(pairs, block["seeds"]):
+            can_be_replayed = program.can_be_replayed_with(reference)
+            if block.get("replays") and not can_be_replayed:
+                raise ConfigError(
+                    f"{where}.replays: {program} and {reference} cannot be replayed, since their forward passes differ; leave "
+                    "it out to replay those that can be, or set it to false"
+                )
+            yield ZoneCell(
+                **{**factor, "noise": float(factor["noise"])},
+                program=str(program),
+                reference=str(reference),
+                seed=seed,
+                minibatches=block["minibatches"],
+                initialization=block["initialization"],
+                replays=block.get("replays", can_be_replayed),
+            )
+
+
+def _pair(names: list[str], where: str) -> tuple[Program, Program]:
+    try:
+        program, reference = map(Program.parse, names)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return program, reference
 
 
 def rules(block: dict[str, Any], where: str = "block") -> list[Rule]:

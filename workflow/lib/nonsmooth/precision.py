@@ -152,6 +152,7 @@ OPERATIONS: dict[str, Rounding] = {
             "_to_copy",
             "abs",
             "amax",
+            "aminmax",
             "argmax",
             "cat",
             "clone",

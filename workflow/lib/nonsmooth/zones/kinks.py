@@ -1,0 +1,201 @@
+"""Layers with a point where the derivative is a choice, as one-parameter families of Jacobians.
+
+Every choice is `J(c) = J(0) + c N`: for max pooling J(0) is the native rule, J(1) the minimal one and c = beta; for ReLU c is
+the derivative at 0, and for Euclidean-norm pooling that at a zero window. N is zero but at ties and zeros. A kink is made
+of the values that a forward pass saw, in whatever precision; its Jacobian is applied in the type of the gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from nonsmooth.activations import ReLU
+from nonsmooth.pooling import MaxPool2d, _Geometry, _Windows
+
+class Norm: pass
+
+# The modules whose derivative is a choice.
+KINKED = (MaxPool2d, ReLU)
+
+
+@dataclass
+class Kink:
+    """One application of a layer.
+
+    Attributes:
+        name: path of its module.
+        input, output: as the forward pass saw them, detached.
+        source: number of the kink whose output is the input, if one's is.
+    """
+
+    name: str
+    input: Tensor
+    output: Tensor
+    source: int | None = None
+    kind = ""
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, input: Tensor, output: Tensor) -> Kink:
+        input, output = input.detach(), output.detach()
+        if isinstance(module, ReLU):
+            return ReluKink(name, input, output)
+        geometry = _Geometry.of(
+            module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
+        )  # fmt: skip
+        kind = NormPoolKink if isinstance(module.rule, Norm) else MaxPoolKink
+        return kind(name, input, output, geometry=geometry)
+
+    @property
+    def tied(self) -> Tensor:
+        """Where N is not zero, shaped like the output."""
+        raise NotImplementedError
+
+    def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
+        """`J(c)^T gradient` in the type of `gradient`, shaped like the input; c is a number, or one for each output."""
+        raise NotImplementedError
+
+    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
+        """`change * N^T gradient`, which is exactly 0 where nothing ties or no gradient arrives."""
+        raise NotImplementedError
+
+    def census(self) -> dict[str, int]:
+        """How many windows there are, are tied, tied at zero, tied above zero; the sizes of ties."""
+        tied = self.tied
+        sizes = self.sizes[tied]
+        at = self.output[tied]
+        return {
+            "windows": tied.numel(),
+            "tied": int(tied.sum()),
+            "tied_at_zero": int((at == 0).sum()),
+            "tied_above_zero": int((at > 0).sum()),
+            "sum_of_sizes": int(sizes.sum()),
+            "largest_size": int(sizes.max()) if sizes.numel() else 0,
+        }
+
+    @property
+    def sizes(self) -> Tensor:
+        """Number of entries that tie, per window."""
+        return torch.ones_like(self.output, dtype=torch.int32)
+
+
+@dataclass
+class ReluKink(Kink):
+    """ReLU, with every entry a window of its own; tied where the input is 0 of either sign."""
+
+    kind = "relu"
+
+    @cached_property
+    def tied(self) -> Tensor:
+        return self.input == 0
+
+    @cached_property
+    def stops(self) -> Tensor:
+        """Where no gradient passes but for the choice at 0; as in PyTorch, a NaN passes it."""
+        return self.input <= 0
+
+    def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
+        passed = gradient.masked_fill(self.stops, 0)
+        return passed if _is_zero(coefficient) else passed + self.jump(gradient, coefficient)
+
+    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
+        return (change * gradient).masked_fill_(~self.tied, 0)
+
+
+@dataclass
+class MaxPoolKink(Kink):
+    """Max pooling; tied where a window has k > 1 maxima."""
+
+    geometry: _Geometry | None = None
+    kind = "max_pool"
+
+    @cached_property
+    def windows(self) -> _Windows:
+        # The output of a composed rule is not the maximum.
+        maxima, indices = torch.ops.aten.max_pool2d_with_indices(self.input, *self.geometry)
+        return _Windows(self.input, maxima, indices, self.geometry)
+
+    @cached_property
+    def tied(self) -> Tensor:
+        return self.windows.count > 1
+
+    @property
+    def sizes(self) -> Tensor:
+        return self.windows.count.to(torch.int32)
+
+    @cached_property
+    def others(self) -> list[Tensor]:
+        """For each position of the kernel: is it a maximum that is not the chosen one."""
+        return list(self.windows.others())
+
+    def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
+        if _is_zero(coefficient):
+            return self._place(gradient, None)
+        share = self._share(gradient, coefficient)
+        return self._place(gradient - share * self._more(gradient), share)
+
+    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
+        share = self._share(gradient, change)
+        return self._place((share * self._more(gradient)).neg_(), share)
+
+    def _share(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
+        """`c g / k`, what each maximum of a tied window gets beside the native rule's; 0 in other windows."""
+        return (coefficient * gradient).div_(self.windows.count.to(gradient.dtype)).masked_fill_(~self.tied, 0)
+
+    def _more(self, gradient: Tensor) -> Tensor:
+        """k - 1 in the gradient's type."""
+        return self.windows.count.to(gradient.dtype) - 1
+
+    def _place(self, to_chosen: Tensor, to_others: Tensor | None) -> Tensor:
+        """Values per window, put at its chosen maximum and at its other ones, summed where windows overlap."""
+        windows = self.windows
+        frame = to_chosen.new_zeros((*self.input.shape[:-2], *windows.padded_shape))
+        if to_others is not None:
+            for other, view in zip(self.others, windows.views(frame), strict=True):
+                view += to_others.masked_fill(~other, 0)
+        result = frame[windows.inner].contiguous()
+        result.flatten(-2).scatter_add_(-1, windows.indices.flatten(-2), to_chosen.flatten(-2))
+        return result
+
+
+@dataclass
+class NormPoolKink(Kink):
+    """Euclidean-norm pooling; tied where every entry of a window is 0, whose number is the size of the tie."""
+
+    geometry: _Geometry | None = None
+    kind = "norm_pool"
+
+    @cached_property
+    def tied(self) -> Tensor:
+        return self.output == 0
+
+    @property
+    def sizes(self) -> Tensor:
+        kernel = self.geometry.kernel
+        return torch.full_like(self.output, kernel[0] * kernel[1], dtype=torch.int32)
+
+    def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
+        largest = self._spread(self._blocks(self.input.to(gradient.dtype).abs()).amax((-3, -1)))
+        scaled = self.input.to(gradient.dtype) / torch.where(largest == 0, 1, largest)
+        norm = self._spread(self._blocks(scaled.square()).sum((-3, -1)).sqrt())
+        direction = scaled / torch.where(norm == 0, 1, norm)
+        return direction * self._spread(gradient) + self.jump(gradient, coefficient)
+
+    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
+        return self._spread(torch.where(self.tied, change * gradient, 0))
+
+    def _blocks(self, values: Tensor) -> Tensor:
+        """(..., rows, kh, columns, kw): the windows, which tile the input."""
+        (kh, kw), (height, width) = self.geometry.kernel, values.shape[-2:]
+        return values.reshape(*values.shape[:-2], height // kh, kh, width // kw, kw)
+
+    def _spread(self, values: Tensor) -> Tensor:
+        kh, kw = self.geometry.kernel
+        return values.repeat_interleave(kh, -2).repeat_interleave(kw, -1)
+
+
+def _is_zero(coefficient: float | Tensor) -> bool:
+    return not isinstance(coefficient, Tensor) and coefficient == 0
