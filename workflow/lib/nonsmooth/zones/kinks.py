@@ -30,12 +30,15 @@ class Kink:
         name: path of its module.
         input, output: as the forward pass saw them, detached.
         source: number of the kink whose output is the input, if one's is.
+        harmless: windows behind which no gradient passes, such as those at zero after a ReLU whose derivative there is 0; they
+            may be left out.
     """
 
     name: str
     input: Tensor
     output: Tensor
     source: int | None = None
+    harmless: Tensor | None = None
     kind = ""
 
     @classmethod
@@ -126,38 +129,39 @@ class MaxPoolKink(Kink):
     def sizes(self) -> Tensor:
         return self.windows.count.to(torch.int32)
 
-    @cached_property
-    def others(self) -> list[Tensor]:
-        """For each position of the kernel: is it a maximum that is not the chosen one."""
-        return list(self.windows.others())
-
     def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
-        if _is_zero(coefficient):
-            return self._place(gradient, None)
-        share = self._share(gradient, coefficient)
-        return self._place(gradient - share * self._more(gradient), share)
+        result = gradient.new_zeros(self.input.shape)
+        result.flatten(-2).scatter_add_(-1, self.windows.indices.flatten(-2), gradient.flatten(-2))
+        return result if _is_zero(coefficient) else self._add_jump(result, gradient, coefficient)
 
     def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
-        share = self._share(gradient, change)
-        return self._place((share * self._more(gradient)).neg_(), share)
+        return self._add_jump(gradient.new_zeros(self.input.shape), gradient, change)
 
-    def _share(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
-        """`c g / k`, what each maximum of a tied window gets beside the native rule's; 0 in other windows."""
-        return (coefficient * gradient).div_(self.windows.count.to(gradient.dtype)).masked_fill_(~self.tied, 0)
-
-    def _more(self, gradient: Tensor) -> Tensor:
-        """k - 1 in the gradient's type."""
-        return self.windows.count.to(gradient.dtype) - 1
-
-    def _place(self, to_chosen: Tensor, to_others: Tensor | None) -> Tensor:
-        """Values per window, put at its chosen maximum and at its other ones, summed where windows overlap."""
-        windows = self.windows
-        frame = to_chosen.new_zeros((*self.input.shape[:-2], *windows.padded_shape))
-        if to_others is not None:
-            for other, view in zip(self.others, windows.views(frame), strict=True):
-                view += to_others.masked_fill(~other, 0)
-        result = frame[windows.inner].contiguous()
-        result.flatten(-2).scatter_add_(-1, windows.indices.flatten(-2), to_chosen.flatten(-2))
+    def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor) -> Tensor:
+        """`result`, to which `-c g (k - 1) / k` is added at the chosen maximum and `c g / k` at the others, of tied windows."""
+        wanted = self.tied & (gradient != 0)
+        if self.harmless is not None:
+            wanted &= ~self.harmless
+        windows = wanted.flatten().nonzero().squeeze(-1)
+        if len(windows) == 0:
+            return result
+        (kh, kw), (sh, sw), (top, left), (dh, dw), _ = self.geometry
+        (rows, columns), (height, width) = self.output.shape[-2:], self.input.shape[-2:]
+        plane, within = windows // (rows * columns), windows % (rows * columns)
+        first_row, first_column = within // columns * sh - top, within % columns * sw - left
+        values, flat = self.input.flatten(), result.view(-1)
+        chosen = plane * (height * width) + self.windows.indices.flatten()[windows]
+        k = self.windows.count.flatten()[windows].to(gradient.dtype)
+        share = (change * gradient).flatten()[windows] / k
+        flat.index_add_(0, chosen, -share * (k - 1))
+        for i in range(kh):
+            for j in range(kw):
+                row, column = first_row + i * dh, first_column + j * dw
+                position = plane * (height * width) + row * width + column
+                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (position != chosen)
+                position, part, maximum = position[inside], share[inside], values[chosen[inside]]
+                is_maximum = values[position] == maximum
+                flat.index_add_(0, position[is_maximum], part[is_maximum])
         return result
 
 

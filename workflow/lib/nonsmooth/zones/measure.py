@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from nonsmooth.activations import ReLU, replace_relus
 from nonsmooth.cells import Program
@@ -26,7 +25,7 @@ from nonsmooth.rules import parse_rule
 from nonsmooth.zones.bounds import ErrorBounds, undecided_windows
 from nonsmooth.zones.convolutions import MatrixConvolutions
 from nonsmooth.zones.kinks import Kink
-from nonsmooth.zones.tape import Replay, ReplayNetwork, Tape, record
+from nonsmooth.zones.tape import Replay, ReplayNetwork, Tape, network_loss, record
 
 # A difference that the programs route is the same in float32 and float64 up to rounding, one that is only rounded shrinks by
 # 2^-29 with the arithmetic. Between these limits, far from both, nothing is decided.
@@ -132,8 +131,7 @@ class Comparison:
     def plain_pass(self, images: Tensor, labels: Tensor) -> None:
         """A forward and backward pass of the reference program, for timing."""
         with self.precision.arithmetic(self.device):
-            logits = self.programs[1](self.precision.cast_batch(images))
-            loss = cross_entropy(logits.float() if self.precision.autocast is not None else logits, labels)
+            loss = network_loss(self.programs[1], self.precision.cast_batch(images), labels, self.precision)
             torch.autograd.grad(loss, list(self.programs[1].parameters()))
 
     def measure(self, images: Tensor, labels: Tensor) -> Minibatch:
@@ -148,10 +146,11 @@ class Comparison:
         started = self.clock()
         images = self.precision.cast_batch(images)
         with self.precision.arithmetic(self.device):
-            passes = [self._pass(model, images, labels) for model in self.programs]
-        row = {"images": len(images), **_compare(*passes)}
+            reference = self._pass(self.programs[1], images, labels)
+            # Programs that can be replayed have the same forward pass, bit for bit.
+            program = self._pass(self.programs[0], images, labels, reference.tape if self.replays else None)
+        row = {"images": len(images), **_compare(program, reference)}
         paired = self.clock()
-        reference = passes[1]
         layers = [{"name": kink.name, "kind": kink.kind} | kink.census() for kink in self._counted(reference.tape)]
         row |= {"class": "overflow" if not math.isfinite(row["difference"]) else ""}
         if self.replays and not row["forward_overflow"]:
@@ -163,8 +162,12 @@ class Comparison:
         row |= {"seconds_pair": paired - started, "seconds_replays": self.clock() - paired}
         return Minibatch(row, layers)
 
-    def _pass(self, model: nn.Module, images: Tensor, labels: Tensor) -> _Pass:
-        loss, tape = record(model, images, labels, self.precision, keep=self.replays)
+    def _pass(self, model: nn.Module, images: Tensor, labels: Tensor, known: Tape | None = None) -> _Pass:
+        """A forward and backward pass in the working precision, recorded unless its tape is `known`."""
+        if known is None:
+            loss, tape = record(model, images, labels, self.precision, keep=self.replays)
+        else:
+            loss, tape = network_loss(model, images, labels, self.precision), known
         names, parameters = zip(*model.named_parameters(), strict=True)
         scaled = loss * self.loss_scale if self.loss_scale != 1 else loss
         gradients = torch.autograd.grad(scaled, parameters, materialize_grads=True)
@@ -303,6 +306,10 @@ class _Evaluation:
         ignored: set[str],
     ) -> None:
         self.comparison, self.tape, self.ignored = comparison, tape, ignored
+        for kink in tape.kinks:
+            before = None if kink.source is None else tape.kinks[kink.source]
+            if before is not None and before.kind == "relu" and not any(comparison.relu_derivatives):
+                kink.harmless = kink.output == 0
         self.wide = Replay(networks[torch.float64], tape, images, labels)
         self._use(self.wide, 1)
         self.arriving = self.wide.arriving(self.wide.outputs)

@@ -61,11 +61,16 @@ def record(
     tape = Tape()
     recorder = _Recorder(tape, keep)
     with _watched(model, tape, recorder), recorder:
-        logits = model(images)
-        # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.
-        loss = cross_entropy(logits.float() if precision.autocast is not None else logits, labels)
+        loss = network_loss(model, images, labels, precision)
     tape.finite = recorder.finite & loss.detach().isfinite()
     return loss, tape
+
+
+def network_loss(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    """Mean cross-entropy, inside `precision.arithmetic`."""
+    logits = model(images)
+    # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.
+    return cross_entropy(logits.float() if precision.autocast is not None else logits, labels)
 
 
 class _Recorder(TorchDispatchMode):
