@@ -30,6 +30,9 @@ DTYPES = (torch.float32, torch.float64)
 GEOMETRIES = [(2, 2, 0, 1, False), (3, 2, 1, 1, False), (2, 1, 0, 1, False), ((2, 3), (3, 1), (1, 0), 1, True),
               (2, 2, 0, 2, False), (3, 3, 0, 1, True), (1, 1, 0, 1, False)]  # fmt: skip
 
+# PyTorch says so whenever a flag of oneDNN is set.
+pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
+
 
 @pytest.fixture(autouse=True)
 def no_winograd():
