@@ -57,6 +57,7 @@ def assert_bounded(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     assert bound.dtype == torch.float64
     assert not bound.isnan().any()
     assert bound[~narrow.isfinite()].isinf().all()
+    assert wide_bound[bound.isfinite()].isfinite().all()  # else the comparison would say nothing
     assert ((narrow.double() - wide).abs()[bound.isfinite()] <= (bound + wide_bound)[bound.isfinite()]).all()
     return bound
 
@@ -240,9 +241,45 @@ def test_a_value_negative_for_certain_is_exactly_zero_after_relu() -> None:
     bound = with_bounds(lambda x: F.relu(x + 1e-9 * x), x)[1]
     assert bound[0] == 0
     assert bound[-1] > 0
-    unclear = with_bounds(lambda x: F.relu((x + 1) - 1), torch.tensor([-1e-9]))  # comes out as 0
-    assert unclear[0] == 0
-    assert unclear[1] >= 0
+
+
+def test_a_zero_that_may_be_positive_has_a_bound_after_relu() -> None:
+    """1 + 2**-25 - 1 comes out as 0 in float32."""
+    output, bound = with_bounds(lambda x: F.relu((x + 1) - 1), torch.tensor([2.0**-25]))
+    assert output == 0
+    assert bound >= 2.0**-25
+
+
+def test_products_that_underflow() -> None:
+    """Numbers whose products are near the smallest of float32, 1.4e-45: here no error is relative."""
+    x, weight = 1e-24 * draw(20, 50), 1e-21 * draw(10, 50, seed=1)
+    bound = assert_bounded(lambda x: F.linear(x, weight.to(x.dtype)), x)
+    assert (bound >= 2.0**-149).all()
+    assert_bounded(lambda x: F.linear(x, x * x), x)
+    assert_bounded(lambda x: F.conv2d(x, weight[:, :, None, None].to(x.dtype)), x[:, :, None, None])
+
+
+def test_batch_norm_far_from_zero_cancels() -> None:
+    values = draw(50, 4) + 1000
+    mean, variance = torch.tensor([1000.0, 1000.1, 999.0, 1001.0]), torch.tensor([1.0, 1e-4, 1.0, 3.0])
+    bound = assert_bounded(lambda x: F.batch_norm(x, mean.to(x.dtype), variance.to(x.dtype)), values)
+    assert bound.max() < 1000
+    assert bound.isfinite().all()
+    assert assert_bounded(lambda x: F.batch_norm(x, None, None, training=True), values).isfinite().all()
+
+
+def test_batch_norm_of_one_inexact_outlier_moves_all_others() -> None:
+    """The outlier's error is its bound: 10.0625 is half a unit of 2**20 beside a float32."""
+    outlier, others = torch.full((1, 1), 10.0625), torch.tensor([[1.0], [-1.0]]).repeat(50, 1)
+
+    def normalized(outlier: Tensor) -> Tensor:
+        values = torch.cat([outlier + 2.0**20 - 2.0**20, others.to(outlier.dtype)])
+        return F.batch_norm(values, None, None, training=True)
+
+    moved = (normalized(outlier).double() - normalized(outlier.double()))[1:].abs()
+    bound = assert_bounded(normalized, outlier)
+    assert moved.max() > 1e-4
+    assert bound[1:].max() < 20 * moved.max()
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
@@ -360,6 +397,8 @@ def assert_bounds_hold(model: nn.Module, images: Tensor, kinds=nn.Module) -> lis
     """In float32 against float64; returns what was seen in float64."""
     narrow = activations(model.float(), images, kinds)
     wide = activations(model.double(), images.double(), kinds)
+    # Where float64 has no bound float32 has none.
+    assert all(bound[b.isinf()].isinf().all() for (_, bound), (_, b) in zip(narrow, wide, strict=True))
     for (values, bound), (reference, reference_bound) in zip(narrow, wide, strict=True):
         assert ((values.double() - reference).abs() <= bound + reference_bound).all()
     return wide

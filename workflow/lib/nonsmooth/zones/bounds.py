@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nonsmooth.pooling import WIDE, _Geometry, _Windows
-from nonsmooth.zones.error_rules import RULES, Operand
+from nonsmooth.zones.error_rules import RULES, Operand, copied
 
 # The types whose operations the rules describe. In 16 bits kernels round more than once.
 BOUNDED_TYPES = (torch.float32, torch.float64)
@@ -61,8 +61,9 @@ class ErrorBounds(TorchDispatchMode):
         first, *others = results if isinstance(results, tuple | list) else (results,)
         if _is_floating(first):
             rule = RULES.get(name) if _is_described(first, args, kwargs) else None
-            error = None if rule is None else rule(first, *operands)
-            self._store(first, error)
+            if rule is copied and operands[0].error is None:
+                return results  # an exact copy of what is exact
+            self._store(first, None if rule is None else rule(first, *operands))
         if name in ("native_batch_norm", "cudnn_batch_norm") and args[5]:
             others += args[3:5]  # the running statistics, written although the schema does not say so
         for other in filter(_is_floating, others):

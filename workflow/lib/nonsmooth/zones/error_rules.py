@@ -132,7 +132,7 @@ def _copy(result, target, source, *_):
     return source.bound.expand_as(result)
 
 
-def _clone(result, input):
+def copied(result, input):
     return input.bound
 
 
@@ -219,12 +219,12 @@ def _per_channel(values: Tensor, result: Tensor) -> Tensor:
 
 RULES: dict[str, Callable[..., Tensor | None]] = {
     "_adaptive_avg_pool2d": _adaptive_avg_pool2d,
-    "_to_copy": _clone,
+    "_to_copy": copied,
     "add": _add,
     "addmm": _addmm,
     "avg_pool2d": _avg_pool2d,
     "cat": _cat,
-    "clone": _clone,
+    "clone": copied,
     "convolution": _convolution,
     "copy": _copy,
     "cudnn_batch_norm": _batch_norm,
