@@ -158,12 +158,22 @@ CASES: dict[str, list[Case]] = {
     "eq": [lambda d: d(9, 9) == d(9, 9).relu(), lambda d: d(99) == 0],
     "fill": [lambda d: in_place(lambda x: x.fill_(0.5), d(99))],
     "gather": [lambda d: d(9, 10).gather(1, d.labels(9, 10)[:, None])],
+    "gt": [lambda d: d(9, 9) > d(9, 9).relu(), lambda d: d(99) > 0],
     "index": [lambda d: d(9, 10)[d.labels(33, 9)]],
+    "isnan": [lambda d: torch.isnan(d(99) - d(99))],
+    "lt": [lambda d: d(9, 9) < d(9, 9).relu(), lambda d: d(99) < 0],
+    "masked_fill": [
+        lambda d: d(99).masked_fill(d.labels(99, 2) == 0, 0.5),
+        lambda d: in_place(lambda x: x.masked_fill_(d.labels(99, 2) == 0, d()), d(99)),
+    ],
+    "max": [lambda d: d(99).max(), lambda d: d(9, 11).max(1).values],
     "max_pool2d_with_indices": [
         lambda d: F.max_pool2d(d(2, 3, 8, 8), 2, return_indices=True),
         lambda d: F.max_pool2d(d(2, 3, 9, 9), 3, 2, 1, return_indices=True),
     ],
+    "maximum": [lambda d: torch.maximum(d(9, 11), d(9, 11)), lambda d: torch.maximum(d(9, 11), d(11))],
     "ne": [lambda d: d(9, 9) != d(9, 9).relu(), lambda d: d(99) != 0],
+    "neg": [lambda d: -d(99), lambda d: in_place(Tensor.neg_, d(99))],
     "new_empty": [lambda d: d(99).new_empty(99).copy_(d(99))],
     "new_full": [lambda d: d(1).new_full((99,), 0.5)],
     "new_zeros": [lambda d: d(1).new_zeros(99)],
@@ -172,6 +182,10 @@ CASES: dict[str, list[Case]] = {
     "scatter": [
         lambda d: d(9, 10).scatter(1, d.labels(9, 10)[:, None], d(9, 1)),
         lambda d: in_place(lambda x: x.scatter_(1, d.labels(9, 10)[:, None], d(9, 1)), d(9, 10)),
+    ],
+    "select_backward": [
+        lambda d: gradients(lambda x: x[3], d, d(9, 11)),
+        lambda d: gradients(lambda x: x[:, 2], d, d(9, 11)),
     ],
     "threshold_backward": [lambda d: gradients(F.relu, d, d(99))],
     "where": [lambda d: torch.where(d.labels(99, 2) == 0, d(99), d(99))],

@@ -263,7 +263,8 @@ rule maxpool_tables:
     input:
         summary="results/{run}/maxpool/summary.csv",
         published="results/{run}/maxpool/published.csv",
-        code=source("scripts/maxpool/tables.py") + library("plotting", "datasets/__init__", "architectures/__init__"),
+        code=source("scripts/maxpool/tables.py")
+        + library("tables", "plotting", "datasets/__init__", "architectures/__init__"),
     output:
         **table_files("summary", "final accuracy"),
         **table_files("published", "ours and published"),

@@ -142,7 +142,7 @@ class Rounding(enum.Enum):
     UPCAST = "computed by the float32 kernel, then rounded once"
 
 
-# The rounding rule of every operation that the architectures, losses and optimizers use, by ATen name; an
+# The rounding rule of every operation that the architectures, losses, optimizers and zero functions use, by ATen name; an
 # in-place variant (`add_`) follows its base. Views are exact and not listed. An operation that is not here
 # is refused in 16 bits on a CPU.
 OPERATIONS: dict[str, Rounding] = {
@@ -161,15 +161,23 @@ OPERATIONS: dict[str, Rounding] = {
             "eq",
             "fill",
             "gather",
+            "gt",
             "index",
+            "isnan",
+            "lt",
+            "masked_fill",
+            "max",
             "max_pool2d_with_indices",
+            "maximum",
             "ne",
+            "neg",
             "new_empty",
             "new_full",
             "new_zeros",
             "ones_like",
             "relu",
             "scatter",
+            "select_backward",
             "threshold_backward",
             "where",
             "zero",
