@@ -13,9 +13,13 @@ from nonsmooth.joblog import job_log
 from nonsmooth.zones.run import measure_cell
 
 
-def zones(cell: ZoneCell, train_path: str, settings: training.Settings, outputs: dict[str, str], workers: int = 0) -> None:
+def zones(
+    cell: ZoneCell, train_path: str, settings: training.Settings, outputs: dict[str, str], workers: int = 0
+) -> None:
     def log(row: dict) -> None:
-        logging.info("minibatch %d: %s, difference %.3g", row["minibatch"], row["class"] or "no replay", row["difference"])
+        logging.info(
+            "minibatch %d: %s, difference %.3g", row["minibatch"], row["class"] or "no replay", row["difference"]
+        )
 
     settings = settings.on_this_machine()
     data = images.load(cell.dataset, cell.architecture, train_path, torch.device(settings.device), workers)

@@ -87,6 +87,11 @@ class ErrorBounds(TorchDispatchMode):
 
     def _store(self, result: Tensor, error: Tensor | None) -> None:
         self._errors = {storage: errors for storage, errors in self._errors.items() if not storage.expired()}
+        if error is not None:
+            error = error * SLACK
+            is_known = (error < inf) & result.isfinite()  # False for a NaN
+            if not is_known.all():
+                error = error.where(is_known, inf)
         storage = result.untyped_storage()
         if self._error(result) is None:
             errors = torch.zeros(storage.nbytes() // result.element_size(), dtype=WIDE, device=result.device)
@@ -95,8 +100,7 @@ class ErrorBounds(TorchDispatchMode):
         if error is None:
             stored.fill_(inf)
         else:
-            error = (error * SLACK).nan_to_num(nan=inf, posinf=inf)
-            stored.copy_(error.where(result.isfinite(), inf))
+            stored.copy_(error)
 
 
 def _is_floating(value: object) -> bool:

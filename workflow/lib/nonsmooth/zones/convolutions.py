@@ -58,7 +58,9 @@ def _backward(gradient, images, weight, stride, padding, dilation, wanted) -> tu
     weight_gradient = torch.zeros_like(matrix)
     parts = []
     chunks = _chunks(images, weight, stride, padding, dilation)
-    for part, g in zip(chunks, gradient.split(_images_per_chunk(images, weight, stride, padding, dilation)), strict=True):
+    for part, g in zip(
+        chunks, gradient.split(_images_per_chunk(images, weight, stride, padding, dilation)), strict=True
+    ):
         rows, columns = g.shape[-2:]
         flat = g.permute(0, 2, 3, 1).reshape(-1, outputs)
         if of_weight:

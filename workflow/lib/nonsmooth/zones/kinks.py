@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.activations import ReLU
-from nonsmooth.pooling import MaxPool2d, _Geometry, _Windows
+from nonsmooth.pooling import MaxPool2d, _Geometry, _select, _Windows
+from nonsmooth.zones.bounds import undecided_windows
 
-class Norm: pass
+
+class Norm:
+    pass
+
 
 # The modules whose derivative is a choice.
 KINKED = (MaxPool2d, ReLU)
@@ -61,8 +65,26 @@ class Kink:
         """`J(c)^T gradient` in the type of `gradient`, shaped like the input; c is a number, or one for each output."""
         raise NotImplementedError
 
-    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
-        """`change * N^T gradient`, which is exactly 0 where nothing ties or no gradient arrives."""
+    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor | None:
+        """`change * N^T gradient`, which is exactly 0 where nothing ties or no gradient arrives; None if that is everywhere."""
+        windows = (self._can_matter & (gradient != 0)).flatten().nonzero().squeeze(-1)
+        if len(windows) == 0:
+            return None
+        jump = gradient.new_zeros(self.input.shape)
+        self._add_jump(jump, gradient, change, windows)
+        return jump
+
+    @cached_property
+    def _can_matter(self) -> Tensor:
+        """Tied windows that are not harmless."""
+        return self.tied if self.harmless is None else self.tied & ~self.harmless
+
+    def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor, windows: Tensor) -> None:
+        """Add the jump of `windows`, flat positions in the output, to `result`, shaped like the input and contiguous."""
+        raise NotImplementedError
+
+    def undecided(self, bound: Tensor) -> Tensor:
+        """Windows that do not tie, but may over the reals, if `bound` is that of the error of every entry of the input."""
         raise NotImplementedError
 
     def census(self) -> dict[str, int]:
@@ -95,17 +117,21 @@ class ReluKink(Kink):
     def tied(self) -> Tensor:
         return self.input == 0
 
+    def undecided(self, bound: Tensor) -> Tensor:
+        return ~self.tied & ~(self.input.abs() > bound)
+
     @cached_property
-    def stops(self) -> Tensor:
-        """Where no gradient passes but for the choice at 0; as in PyTorch, a NaN passes it."""
-        return self.input <= 0
+    def passes(self) -> Tensor:
+        """Where the gradient passes whatever is chosen at 0; as in PyTorch, a NaN lets it pass."""
+        return ~(self.input <= 0)
 
     def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
-        passed = gradient.masked_fill(self.stops, 0)
-        return passed if _is_zero(coefficient) else passed + self.jump(gradient, coefficient)
+        passed = _select(self.passes, gradient)
+        jump = None if _is_zero(coefficient) else self.jump(gradient, coefficient)
+        return passed if jump is None else passed + jump
 
-    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
-        return (change * gradient).masked_fill_(~self.tied, 0)
+    def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor, windows: Tensor) -> None:
+        result.view(-1)[windows] += (change * gradient).flatten()[windows]
 
 
 @dataclass
@@ -129,22 +155,26 @@ class MaxPoolKink(Kink):
     def sizes(self) -> Tensor:
         return self.windows.count.to(torch.int32)
 
+    def undecided(self, bound: Tensor) -> Tensor:
+        # A quick look with the largest bound, since most windows are apart by far.
+        reach = 2 * bound.amax().item() if bound.numel() else 0.0
+        maxima = self.windows.output
+        near = torch.zeros_like(self.tied)
+        frame = self.windows.padded(self.input, float("nan"))
+        for values in self.windows.views(frame):
+            near |= (values >= maxima - reach) & (values < maxima)
+        return undecided_windows(self.input, bound, *self.geometry) if near.any() else near
+
     def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
         result = gradient.new_zeros(self.input.shape)
         result.flatten(-2).scatter_add_(-1, self.windows.indices.flatten(-2), gradient.flatten(-2))
-        return result if _is_zero(coefficient) else self._add_jump(result, gradient, coefficient)
+        windows = (self._can_matter & (gradient != 0)).flatten().nonzero().squeeze(-1)
+        if not _is_zero(coefficient) and len(windows):
+            self._add_jump(result, gradient, coefficient, windows)
+        return result
 
-    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
-        return self._add_jump(gradient.new_zeros(self.input.shape), gradient, change)
-
-    def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor) -> Tensor:
-        """`result`, to which `-c g (k - 1) / k` is added at the chosen maximum and `c g / k` at the others, of tied windows."""
-        wanted = self.tied & (gradient != 0)
-        if self.harmless is not None:
-            wanted &= ~self.harmless
-        windows = wanted.flatten().nonzero().squeeze(-1)
-        if len(windows) == 0:
-            return result
+    def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor, windows: Tensor) -> None:
+        # -c g (k - 1) / k at the chosen maximum and c g / k at the others.
         (kh, kw), (sh, sw), (top, left), (dh, dw), _ = self.geometry
         (rows, columns), (height, width) = self.output.shape[-2:], self.input.shape[-2:]
         plane, within = windows // (rows * columns), windows % (rows * columns)
@@ -162,7 +192,6 @@ class MaxPoolKink(Kink):
                 position, part, maximum = position[inside], share[inside], values[chosen[inside]]
                 is_maximum = values[position] == maximum
                 flat.index_add_(0, position[is_maximum], part[is_maximum])
-        return result
 
 
 @dataclass
@@ -181,15 +210,21 @@ class NormPoolKink(Kink):
         kernel = self.geometry.kernel
         return torch.full_like(self.output, kernel[0] * kernel[1], dtype=torch.int32)
 
+    def undecided(self, bound: Tensor) -> Tensor:
+        may_be_zero = self._blocks((self.input.abs() <= bound).to(torch.int32)).amin((-3, -1)) > 0
+        return ~self.tied & may_be_zero
+
     def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
         largest = self._spread(self._blocks(self.input.to(gradient.dtype).abs()).amax((-3, -1)))
         scaled = self.input.to(gradient.dtype) / torch.where(largest == 0, 1, largest)
         norm = self._spread(self._blocks(scaled.square()).sum((-3, -1)).sqrt())
         direction = scaled / torch.where(norm == 0, 1, norm)
-        return direction * self._spread(gradient) + self.jump(gradient, coefficient)
+        passed = direction * self._spread(gradient)
+        jump = None if _is_zero(coefficient) else self.jump(gradient, coefficient)
+        return passed if jump is None else passed + jump
 
-    def jump(self, gradient: Tensor, change: float | Tensor) -> Tensor:
-        return self._spread(torch.where(self.tied, change * gradient, 0))
+    def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor, windows: Tensor) -> None:
+        result += self._spread(torch.where(self.tied, change * gradient, 0))
 
     def _blocks(self, values: Tensor) -> Tensor:
         """(..., rows, kh, columns, kw): the windows, which tile the input."""

@@ -22,7 +22,7 @@ from nonsmooth.cells import Program
 from nonsmooth.pooling import replace_max_pools
 from nonsmooth.precision import PRECISIONS, Precision
 from nonsmooth.rules import parse_rule
-from nonsmooth.zones.bounds import ErrorBounds, undecided_windows
+from nonsmooth.zones.bounds import ErrorBounds
 from nonsmooth.zones.convolutions import MatrixConvolutions
 from nonsmooth.zones.kinks import Kink
 from nonsmooth.zones.tape import Replay, ReplayNetwork, Tape, network_loss, record
@@ -181,7 +181,7 @@ class Comparison:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _change(self, kink: Kink) -> float:
+    def change(self, kink: Kink) -> float:
         """How much c differs between the programs."""
         ours, theirs = self.coefficients[kink.kind]
         return ours - theirs
@@ -199,11 +199,7 @@ class Comparison:
         exact = PRECISIONS["float64"]
         with torch.no_grad(), ErrorBounds() as bounds:
             _, real_tape = record(self.wide, images.double(), labels, exact)
-            undecided = [
-                undecided_windows(kink, bounds) if kink.kind == "max_pool" else torch.zeros_like(kink.tied)
-                for kink in real_tape.kinks
-            ]
-        bounds.clear()
+            undecided = [kink.undecided(bounds.of(kink.input)) for kink in self._counted(real_tape)]
         at_work = _Evaluation(self, self.networks, tape, images, labels, reference.ignored)
         at_real = at_work
         if self.precision is not exact:
@@ -216,18 +212,15 @@ class Comparison:
             "terms": at_work.terms(),
             "undecided_windows": sum(int(windows.sum()) for windows in undecided),
         }
-        counted = {id(kink) for kink in self._counted(tape)}
+        at = [number for number, kink in enumerate(tape.kinks) if any(kink is other for other in self._counted(tape))]
         layers = [
             {
-                "tied_with_gradient": int((kink.tied & (arriving != 0)).sum()),
-                "tied_float64": int(real.tied.sum()),
-                "tied_both": int(common.sum()),
+                "tied_with_gradient": int((tape.kinks[number].tied & (at_work.arriving[number] != 0)).sum()),
+                "tied_float64": int(real_tape.kinks[number].tied.sum()),
+                "tied_both": int(both[number].sum()),
                 "undecided_windows": int(windows.sum()),
             }
-            for kink, real, common, windows, arriving in zip(
-                tape.kinks, real_tape.kinks, both, undecided, at_work.arriving, strict=True
-            )
-            if id(kink) in counted
+            for number, windows in zip(at, undecided, strict=True)
         ]
         return findings, layers
 
@@ -367,18 +360,17 @@ class _Evaluation:
         """
         jumps: list[Tensor | None] = [None] * len(self.tape.kinks)
         for number, kink in reversed(list(enumerate(self.tape.kinks))):
-            change = self.comparison._change(kink)
+            change = self.comparison.change(kink)
             if change != 0:
                 gradient = arriving[number]
                 if windows is not None:
                     gradient = torch.where(windows[number], gradient, 0)
                 jumps[number] = _sum(jumps[number], kink.jump(gradient, change))
-            if jumps[number] is not None and not bool((jumps[number] != 0).any()):
-                jumps[number] = None
             if jumps[number] is not None and kink.source is not None:
                 before = self.tape.kinks[kink.source]
                 passed = before.transposed(jumps[number], self._coefficient(kink.source, 0, windows))
-                jumps[kink.source] = _sum(jumps[kink.source], passed)
+                if bool((passed != 0).any()):
+                    jumps[kink.source] = _sum(jumps[kink.source], passed)
                 jumps[number] = None
         return jumps
 
@@ -398,8 +390,10 @@ class _Evaluation:
         return _norms(gradient for name, gradient in found.items() if name not in self.ignored)
 
 
-def _sum(first: Tensor | None, second: Tensor) -> Tensor:
-    return second if first is None else first + second
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def _absolute_terms(module: nn.Module, input: Tensor, gradient: Tensor) -> dict[str, Tensor]:
