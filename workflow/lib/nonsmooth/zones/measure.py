@@ -86,7 +86,7 @@ class Comparison:
         program: Program,
         reference: Program,
         precision: Precision,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device,
         replays: bool = True,
     ) -> None:
         """

@@ -44,7 +44,7 @@ class ZoneRun:
 def measure_cell(
     cell: ZoneCell,
     data: Images | StreamedImages,
-    settings: Settings = Settings(),
+    settings: Settings,
     on_minibatch: Callable[[dict[str, Any]], None] | None = None,
 ) -> ZoneRun:
     """Compare the two programs of a cell on every minibatch of one pass, or on as many as the cell says.
