@@ -1331,7 +1331,7 @@ def test_documented_values_are_the_allowed_ones():
         if "enum" not in node:
             continue
         text = documented()[dotted(key)][1]
-        named, values = names_of(key), re.findall(r"`(\w+)`", text)
+        named, values = names_of(key), re.findall(r"`([\w-]+)`", text)
         assert values == node["enum"] or (values == [] and named and re.search(rf"{named[0]}s?['’]s? name", text)), key
     values = re.findall(r"`(\w+)`", documented()["maxpool.train.learning_rate"][1])
     assert values == SCHEMA["$defs"]["block"]["properties"]["learning_rate"]["then"]["enum"]
