@@ -22,7 +22,7 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from nonsmooth import published
 from nonsmooth.architectures import ARCHITECTURES
-from nonsmooth.cells import SEARCH, SETUP, TrainingCell
+from nonsmooth.cells import SEARCH, SETUP, Program, TrainingCell, WeightsCell
 from nonsmooth.datasets import DATASETS, TEST
 from nonsmooth.rules import SIMPLE_RULES, Hybrid, Native, Rule
 
@@ -43,6 +43,7 @@ BLOCK_DEFAULTS: dict[str, Any] = {
     "batch_size": 128,
     "momentum": 0.9,
 }
+WEIGHTS_DEFAULTS: dict[str, Any] = {"train_split": "train", "batch_size": 128, "learning_rate": 0.01}
 SEARCH_DEFAULTS: dict[str, Any] = {"trials": 10, "epochs": 10, "seed": 0, "per_rule": False}
 # As published: SGD with decay, Adam as it comes.
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0}
@@ -56,6 +57,9 @@ RENAMING = ("epochs", "device", "threads", "deterministic")
 _TYPES = {"array": "a list", "object": "a mapping", "integer": "an integer", "number": "a finite number",
           "boolean": "true or false", "string": "text"}  # fmt: skip
 _EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+
+
+Cell = TrainingCell | WeightsCell
 
 
 class ConfigError(ValueError):
@@ -87,6 +91,7 @@ def check(config: Any) -> dict[str, Any]:
     if not cells:
         raise ConfigError(f"maxpool.train: nothing to train, since {'; '.join(left_out(config).values())}")
     search_cells(config)
+    weights_cells(config)
     _check_data(config, cells)
     _check_ties(config)
     return config
@@ -149,8 +154,7 @@ def priorities(config: dict[str, Any]) -> dict[TrainingCell, int]:
     rates = _Rates(config)
     for number, block in enumerate(blocks):
         where = f"maxpool.train[{number}]"
-        overridden = {key: config[key] for key in ("seeds", "epochs") if key in config}
-        for cell in _block_cells({**BLOCK_DEFAULTS, **block, **overridden}, where, rates):
+        for cell in _block_cells({**BLOCK_DEFAULTS, **block, **_overridden(config)}, where, rates):
             if cell.dataset in skipped:
                 continue
             known, first, _ = found.setdefault(cell.path, (cell, where, len(blocks) - number))
@@ -159,8 +163,9 @@ def priorities(config: dict[str, Any]) -> dict[TrainingCell, int]:
 
 
 def left_out(config: dict[str, Any]) -> dict[str, str]:
-    """Datasets of `maxpool.train` that wait for a folder of the user's, and what to do."""
-    names = {name for block in config["maxpool"]["train"] for name in block["dataset"]}
+    """Datasets of what is trained that wait for a folder of the user's, and what to do."""
+    blocks = [*config["maxpool"]["train"], *config["maxpool"].get("weights", [])]
+    names = {name for block in blocks for name in block["dataset"]}
     return {
         name: f"{name} is left out until datasets.{name}.path is given: {DATASETS[name].hint}"
         for name in sorted(names)
@@ -195,7 +200,26 @@ def searched_cell(cell: TrainingCell, settings: dict[str, Any]) -> TrainingCell:
     return replace(cell, seed=settings["seed"], epochs=settings["epochs"], learning_rate=SEARCH, **own)
 
 
-def _require_same(cell: TrainingCell, known: TrainingCell, where: str, first: str, why: str) -> None:
+def weights_cells(config: dict[str, Any]) -> list[WeightsCell]:
+    """Every cell of `maxpool.weights`, in the order of the blocks; a cell that two blocks share comes once."""
+    found: dict[str, tuple[WeightsCell, str]] = {}
+    skipped = left_out(config)
+    for number, block in enumerate(config["maxpool"].get("weights", [])):
+        where = f"maxpool.weights[{number}]"
+        for cell in _weights_block_cells({**WEIGHTS_DEFAULTS, **block, **_overridden(config)}, where):
+            if cell.dataset in skipped:
+                continue
+            known, first = found.setdefault(cell.path, (cell, where))
+            _require_same(cell, known, where, first, "two programs can be compared in one way per preset")
+    return [cell for cell, _ in found.values()]
+
+
+def _overridden(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys at the top that take the place of every block's."""
+    return {key: config[key] for key in ("seeds", "epochs") if key in config}
+
+
+def _require_same(cell: Cell, known: Cell, where: str, first: str, why: str) -> None:
     if cell != known:
         settings = known.settings
         differing = [key for key, value in cell.settings.items() if settings[key] != value]
@@ -228,11 +252,7 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
         values = dict(zip(SETUP, setup, strict=True))
         dataset = DATASETS[values["dataset"]]
         _check_fit(values["architecture"], values["dataset"], where)
-        if block["train_split"] not in dataset.train_splits:
-            raise ConfigError(
-                f"{where}.train_split: {values['dataset']} has no split {block['train_split']!r} to train on; one of "
-                f"{', '.join(dataset.train_splits)}"
-            )
+        _check_split(block["train_split"], values["dataset"], where)
         rate = rates.of(setup, block, where)
         _check_last_batch(
             values["normalization"], dataset.sizes[block["train_split"]], block["batch_size"], rate, where
@@ -252,6 +272,35 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
                 weight_decay=float(block.get("weight_decay", WEIGHT_DECAY[values["optimizer"]])),
                 adam_eps=float(block.get("adam_eps", ADAM_EPS_FLOAT16 if in_float16 else ADAM_EPS)),
                 augmentation=block.get("augmentation", dataset.augmentation),
+                train_split=block["train_split"],
+            )
+
+
+def _weights_block_cells(block: dict[str, Any], where: str) -> Iterator[WeightsCell]:
+    for pair in block["compare"]:
+        for name in pair:
+            try:
+                Program.parse(name)
+            except ValueError as error:
+                raise ConfigError(f"{where}.compare: {error}") from error
+    factors = ("dataset", "architecture", "normalization", "precision")
+    for setup in product(*(block[factor] for factor in factors)):
+        values = dict(zip(factors, setup, strict=True))
+        dataset = DATASETS[values["dataset"]]
+        _check_fit(values["architecture"], values["dataset"], where)
+        _check_split(block["train_split"], values["dataset"], where)
+        rate, images = float(block["learning_rate"]), dataset.sizes[block["train_split"]]
+        _check_last_batch(values["normalization"], images, block["batch_size"], rate, where)
+        for (program, reference), seed in product(block["compare"], block["seeds"]):
+            yield WeightsCell(
+                **values,
+                program=program,
+                reference=reference,
+                seed=seed,
+                epochs=block["epochs"],
+                learning_rate=rate,
+                batch_size=block["batch_size"],
+                augmentation=dataset.augmentation,
                 train_split=block["train_split"],
             )
 
@@ -291,6 +340,14 @@ class _Rates:
                 return float(value)
 
 
+def _check_split(split: str, name: str, where: str) -> None:
+    if split not in DATASETS[name].train_splits:
+        raise ConfigError(
+            f"{where}.train_split: {name} has no split {split!r} to train on; one of "
+            f"{', '.join(DATASETS[name].train_splits)}"
+        )
+
+
 def _check_last_batch(normalization: str, images: int, batch_size: int, rate: float | str, where: str) -> None:
     """Refuse a last batch of one image, which batch normalization cannot normalise."""
     # A search trains on four fifths of the images.
@@ -311,10 +368,15 @@ def _check_fit(architecture: str, dataset: str, where: str) -> None:
 
 def _check_device(config: dict[str, Any]) -> None:
     if config["device"] != "cuda":
-        for number, block in enumerate(config["maxpool"]["train"]):
+        blocks = {
+            f"maxpool.{key}[{number}]": block
+            for key in ("train", "weights")
+            for number, block in enumerate(config["maxpool"].get(key, []))
+        }
+        for where, block in blocks.items():
             if "tf32" in block["precision"]:
                 raise ConfigError(
-                    f"maxpool.train[{number}].precision: 'tf32' exists on NVIDIA GPUs only, and device is "
+                    f"{where}.precision: 'tf32' exists on NVIDIA GPUs only, and device is "
                     f"{config['device']!r}; remove it or set device: cuda"
                 )
     if "tf32" in config["maxpool"].get("ties", {}).get("precisions", []):
@@ -323,9 +385,10 @@ def _check_device(config: dict[str, Any]) -> None:
         )
 
 
-def splits(config: dict[str, Any], cells: Iterable[TrainingCell]) -> dict[str, list[str]]:
-    """The splits of each dataset that the cells and the ties need."""
-    needed = {(cell.dataset, split) for cell in cells for split in (cell.train_split, TEST)}
+def splits(config: dict[str, Any], cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """The splits of each dataset that the cells, those of `maxpool.weights` and the ties need."""
+    trained = [*cells, *weights_cells(config)]
+    needed = {(cell.dataset, split) for cell in trained for split in (cell.train_split, TEST)}
     if "ties" in config["maxpool"]:
         needed.add((config["maxpool"]["ties"]["dataset"], TEST))
     found: dict[str, list[str]] = {}
@@ -418,6 +481,8 @@ def _describe(error: ValidationError) -> str:
         case "type":
             hint = _hint(value) if limit == "number" else ""
             return f"{where or 'configuration'}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"
+        case "minItems" | "maxItems" if value and limit > 1:
+            return f"{where}: expected {limit} entries, got {value!r}"
         case "minItems":
             return f"{where}: the list is empty; give at least one entry"
         case "uniqueItems":
