@@ -67,19 +67,20 @@ def network_title(network: tuple[str, ...]) -> str:
 
 
 def pair_label(program: str, reference: str) -> str:
-    return f"{program}, twice" if program == reference else f"{program}, {reference}"
+    return f"{program} against {'itself (control)' if program == reference else reference}"
 
 
 def pair_looks(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
-    """Colour and style of each pair's lines: black for a program beside itself, otherwise the colour of its rule, or that
-    of ReLUs where the rule is native."""
+    """Colour, style and width of each pair's lines, controls first: black for a program against itself, otherwise the
+    colour of its rule, or that of ReLUs where the rule is native. Later lines are thinner and on top, so that all show."""
     looks: dict[tuple[str, str], dict] = {}
-    for program, reference in pairs:
+    ordered = sorted(pairs, key=lambda pair: pair[0] != pair[1])
+    for (program, reference), width in zip(ordered, np.linspace(3.6, 1.2, len(pairs)), strict=True):
         family = plotting.rule_family(Program.parse(program).rule)
         name = "native" if program == reference else "accent" if family == "native" else family
         colour = plotting.COLOURS[name]
         style = LINES[sum(look["color"] == colour for look in looks.values()) % len(LINES)]
-        looks[program, reference] = {"color": colour, "linestyle": style}
+        looks[program, reference] = {"color": colour, "linestyle": style, "linewidth": width}
     return looks
 
 
@@ -104,14 +105,14 @@ def scale_distances(axis, decades: tuple[int, int]) -> None:
 
 
 def draw_runs(axis, part: pd.DataFrame, column: str, factor: float, looks: dict) -> None:
-    """A line per run, as long as the distance is finite for distances; a cross where that ends."""
-    for (program, reference, _), run in part.groupby([*PAIR, "seed"], sort=False):
-        values = factor * run[column]
-        finite = np.isfinite(values)
-        axis.plot(run.epoch[finite], values[finite], **looks[program, reference])
-        if not finite.all():
-            color = looks[program, reference]["color"]
-            axis.plot(run.epoch[finite].iloc[-1], values[finite].iloc[-1], "x", color=color, markersize=6)
+    """A line per run, to the last finite value; a cross there if it is not the last."""
+    for (program, reference), look in looks.items():
+        for _, run in maxpool.select(part, {"program": program, "reference": reference}).groupby("seed", sort=False):
+            finite = run[np.isfinite(run[column])]
+            axis.plot(finite.epoch, factor * finite[column], **look)
+            if len(finite) < len(run):
+                last = finite.iloc[-1]
+                axis.plot(last.epoch, factor * last[column], "x", color=look["color"], markersize=6, clip_on=False)
 
 
 def draw_references(axis, part: pd.DataFrame) -> None:
