@@ -52,6 +52,16 @@ class Settings:
     threads: int = 1
     deterministic: bool = True
 
+    @classmethod
+    def of_job(cls, wanted: dict[str, Any], threads: int) -> Settings:
+        """The settings of a job that has got `threads`. Raises ValueError if these are fewer than a cell needs."""
+        if threads < wanted["threads"]:
+            raise ValueError(
+                f"threads: {wanted['threads']} per cell, but Snakemake gave {threads}, and sums depend on it; "
+                f"run with --cores {wanted['threads']} or more"
+            )
+        return cls(**wanted)
+
     def on_this_machine(self) -> Settings:
         """The settings with `auto` decided. Raises ValueError if a GPU is asked for and there is none."""
         has_gpu = torch.cuda.is_available()

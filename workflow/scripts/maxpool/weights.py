@@ -1,6 +1,5 @@
 """Train the two programs of a cell: distance and accuracies per epoch, and the record of outcomes and provenance."""
 
-import csv
 import logging
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 
 from nonsmooth import images, training
 from nonsmooth.cells import WeightsCell
-from nonsmooth.files import atomic, write_json
+from nonsmooth.files import write_json, write_rows
 from nonsmooth.joblog import job_log
 from nonsmooth.weights import train_pair
 
@@ -31,27 +30,19 @@ def weights(
         for path in (train_path, test_path)
     )
     run = train_pair(cell, train_set, test_set, settings, on_epoch=log)
-    with atomic(epochs) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, run.metrics[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(run.metrics)
+    write_rows(epochs, run.metrics)
     write_json(record, run.record)
 
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        wanted = snakemake.params.settings
-        if snakemake.threads < wanted["threads"]:
-            raise ValueError(
-                f"threads: {wanted['threads']} per cell, but Snakemake gave {snakemake.threads}, and sums depend on it; "
-                f"run with --cores {wanted['threads']} or more"
-            )
+        settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         weights(
             WeightsCell.from_dict(snakemake.params.cell),
             snakemake.input.train,
             snakemake.input.test,
-            training.Settings(**wanted),
+            settings,
             Path(snakemake.output.epochs),
             Path(snakemake.output.record),
-            workers=snakemake.threads - wanted["threads"],
+            workers=snakemake.threads - settings.threads,
         )

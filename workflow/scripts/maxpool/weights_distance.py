@@ -17,7 +17,7 @@ PAIR = ["program", "reference"]
 LINES = ["-", "--", ":", "-."]
 # Decades on the axis of distances that can have a label each.
 LABELS = 6
-REFERENCE = {"color": "0.6", "linewidth": 0.8, "zorder": 1.5}
+REFERENCE = {"color": "0.6", "linewidth": 0.8, "zorder": 2.5}
 THRESHOLD = {"color": "0.7", "linewidth": 0.8, "linestyle": (0, (2, 2)), "zorder": 0}
 
 
@@ -30,25 +30,28 @@ def plot(weights: pd.DataFrame, outputs: dict[str, str]) -> None:
     plotting.use_style()
     figure, axes = plt.subplots(
         2 * len(networks), len(precisions), sharex=True, sharey="row", squeeze=False,
-        figsize=(max(6.2, 1.0 + 2.4 * len(precisions)), 1.2 + 3.8 * len(networks)),
+        figsize=(max(6.2, 1.0 + 2.4 * len(precisions)), 1.2 + 4.0 * len(networks)),
     )  # fmt: skip
     for number, network in enumerate(networks):
         for column, precision in enumerate(precisions):
             part = maxpool.select(weights, {**dict(zip(NETWORK, network, strict=True)), "precision": precision})
             distance, accuracy = axes[2 * number : 2 * number + 2, column]
+            if part.empty:  # not every network has every precision
+                distance.set_visible(False)
+                accuracy.set_visible(False)
+                continue
             draw_runs(distance, part, "distance_l1", 1, looks)
             draw_references(accuracy, part)
             draw_runs(accuracy, part, "program_test_accuracy", 100, looks)
             scale_distances(distance, decades)
-            distance.set_title(precision if len(networks) == 1 else f"{network_title(network)}\n{precision}")
+            lines = [] if len(networks) == 1 else network_title(network).split(", ")
+            distance.set_title("\n".join([*lines, precision]))
             accuracy.set_ylim(0, 104)
             accuracy.xaxis.get_major_locator().set_params(integer=True)
         axes[2 * number, 0].set_ylabel("L1 distance\nbetween the weights")
         axes[2 * number + 1, 0].set_ylabel("test accuracy (%)")
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
-    for axis in axes.flat:  # of a precision that not every network has
-        axis.set_visible(axis.has_data())
     handles = [plt.Line2D([], [], label=pair_label(*pair), **look) for pair, look in looks.items()]
     handles.append(plt.Line2D([], [], label="accuracy of the reference", **REFERENCE))
     if not np.isfinite(weights.distance_l1).all():
@@ -75,7 +78,7 @@ def pair_looks(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], dict]:
     colour of its rule, or that of ReLUs where the rule is native. Later lines are thinner and on top, so that all show."""
     looks: dict[tuple[str, str], dict] = {}
     ordered = sorted(pairs, key=lambda pair: pair[0] != pair[1])
-    for (program, reference), width in zip(ordered, np.linspace(3.6, 1.2, len(pairs)), strict=True):
+    for (program, reference), width in zip(ordered, np.linspace(3.2, 1.2, len(pairs)), strict=True):
         family = plotting.rule_family(Program.parse(program).rule)
         name = "native" if program == reference else "accent" if family == "native" else family
         colour = plotting.COLOURS[name]
@@ -96,7 +99,7 @@ def distance_decades(weights: pd.DataFrame) -> tuple[int, int]:
 def scale_distances(axis, decades: tuple[int, int]) -> None:
     """Logarithmic, and linear below the lowest decade, so that 0 has a place."""
     low, high = decades
-    axis.set_yscale("symlog", linthresh=10.0**low, linscale=0.6)
+    axis.set_yscale("symlog", linthresh=10.0**low, linscale=0.16 * (high - low))  # in decades: room for a label
     axis.set_ylim(-0.2 * 10.0**low, 1.3 * 10.0**high)
     exponents = range(low, high + 1, ceil((high - low + 1) / LABELS))
     axis.set_yticks([0, *(10.0**exponent for exponent in exponents)])
@@ -112,11 +115,13 @@ def draw_runs(axis, part: pd.DataFrame, column: str, factor: float, looks: dict)
             axis.plot(finite.epoch, factor * finite[column], **look)
             if len(finite) < len(run):
                 last = finite.iloc[-1]
-                axis.plot(last.epoch, factor * last[column], "x", color=look["color"], markersize=6, clip_on=False)
+                axis.plot(
+                    last.epoch, factor * last[column], "x", color=look["color"], markersize=7, zorder=3, clip_on=False
+                )
 
 
 def draw_references(axis, part: pd.DataFrame) -> None:
-    """The accuracies of the reference, which are those of every pair that has it."""
+    """The accuracies of the reference, which are those of every pair that has it, on top, since a control has the same."""
     for _, runs in part.groupby(["reference", "seed"], sort=False):
         run = runs.drop_duplicates("epoch")
         axis.plot(run.epoch, 100 * run.reference_test_accuracy, **REFERENCE)
