@@ -2,6 +2,7 @@
 #
 # Paths, outermost factor first, one directory per factor:
 #   results/{run}/maxpool/train/{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/relu-{relu_derivative}/seed{seed}/
+#   results/{run}/maxpool/weights/{dataset}/{architecture}/{normalization}/{precision}/{program}-vs-{reference}/seed{seed}/
 #   results/{run}/maxpool/*.csv             tables over all cells
 #   figures/{run}/maxpool/...               figures (pdf, svg, png) with the plotted data (csv), and tables
 #   figures/{run}/report.html               the report
@@ -22,6 +23,7 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/maxpool.smk"
+include: "workflow/rules/weights.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/benchmark.smk"
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonsmooth import cells as module
-from nonsmooth.cells import CONDITION, FACTORS, GROUP, GROUP_PATH, SEARCH, SETUP, TrainingCell
+from nonsmooth.cells import CONDITION, FACTORS, GROUP, GROUP_PATH, SEARCH, SETUP, TrainingCell, WeightsCell
 from nonsmooth.rules import EVALUATIONS, Hybrid
 
 thorough = settings(deadline=None, derandomize=True, max_examples=200)
@@ -135,3 +135,51 @@ def test_cells_have_one_path_if_their_factors_are_equal(one: TrainingCell, other
     assert mixed.condition_path == one.condition_path
     for cell in (other, replace(one, seed=other.seed), replace(one, relu_derivative=other.relu_derivative)):
         assert (cell.path == one.path) == (cell.factors == one.factors)
+
+
+# ------------------------------------------------------------------------------------------------ weights
+
+PAIR = WeightsCell(dataset="mnist_5k", architecture="lenet5")
+programs = rules | st.builds(lambda rule, derivative: str(module.Program(rule, derivative)), rules, numbers)
+any_pair = st.builds(
+    WeightsCell,
+    **dict.fromkeys(("dataset", "architecture", "normalization", "precision", "augmentation", "train_split"), words),
+    **dict.fromkeys(("program", "reference"), programs),
+    seed=st.integers(0, 2**32 - 1),
+    epochs=st.integers(1, 100),
+    learning_rate=st.floats(1e-300, 1e300),
+    batch_size=st.integers(1, 1000),
+)
+
+
+def test_paths_of_weights():
+    assert PAIR.path == str(PAIR) == "mnist_5k/lenet5/none/float32/minimal-vs-native/seed0"
+    other = replace(PAIR, program="native+relu-0.5", reference="hybrid-1000-composed", precision="float16", seed=7)
+    assert other.path == "mnist_5k/lenet5/none/float16/native+relu-0.5-vs-hybrid-1000-composed/seed7"
+    assert re.findall(r"\{(\w+)\}", module.WEIGHTS_PATH) == [*module.WEIGHTS_CONDITION, "seed"]
+
+
+@thorough
+@given(any_pair)
+def test_a_cell_of_weights_is_its_factors_and_settings(cell: WeightsCell):
+    assert {**cell.factors, **cell.settings} == cell.to_dict()
+    assert not set(cell.factors) & set(cell.settings)
+    assert tuple(cell.factors) == module.WEIGHTS_FACTORS
+    assert WeightsCell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+    assert all(type(value) is str for value in cell.wildcards.values())
+    assert re.fullmatch(r"[A-Za-z0-9_.+/-]+", cell.path)
+    # One way to read the path, as Snakemake does.
+    program, _, reference = cell.path.split("/")[4].partition("-vs-")
+    assert (program, reference) == (cell.program, cell.reference)
+
+
+@thorough
+@given(any_pair)
+def test_runs_of_a_cell_of_weights_differ_in_their_program_only(cell: WeightsCell):
+    runs = cell.runs()
+    for run, name in zip(runs, (cell.program, cell.reference), strict=True):
+        assert str(module.Program(run.rule, run.relu_derivative)) == name
+        assert (run.optimizer, run.schedule, run.momentum, run.weight_decay) == ("sgd", "constant", 0, 0)
+        shared = cell.to_dict().keys() & run.to_dict().keys()
+        assert {key: run.to_dict()[key] for key in shared} == {key: cell.to_dict()[key] for key in shared}
+    assert replace(runs[0], rule=runs[1].rule, relu_derivative=runs[1].relu_derivative) == runs[1]

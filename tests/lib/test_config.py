@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nonsmooth.architectures import ARCHITECTURES
-from nonsmooth.cells import CONDITION, SEARCH, SETUP, TrainingCell
+from nonsmooth.cells import CONDITION, SEARCH, SETUP, TrainingCell, WeightsCell
 from nonsmooth.config import (
     ADAM_EPS,
     ADAM_EPS_FLOAT16,
@@ -32,6 +32,7 @@ from nonsmooth.config import (
     RENAMING,
     SEARCH_DEFAULTS,
     WEIGHT_DECAY,
+    WEIGHTS_DEFAULTS,
     ConfigError,
     check,
     left_out,
@@ -43,6 +44,7 @@ from nonsmooth.config import (
     searched_cell,
     splits,
     training_cells,
+    weights_cells,
     with_overrides,
 )
 from nonsmooth.datasets import DATASETS
@@ -62,6 +64,12 @@ CHOICE = {
     "precision": "float32",
 }
 BLOCK = {**{factor: [name] for factor, name in CHOICE.items()}, "rule": ["native"], "seeds": [0], "epochs": 1}
+WEIGHTS = {
+    **{factor: [name] for factor, name in CHOICE.items() if factor != "optimizer"},
+    "compare": [["minimal", "native"]],
+    "seeds": [0],
+    "epochs": 1,
+}
 BARE = {"run": "mine", "learning_rates": [{**CHOICE, "value": 0.03}], "maxpool": {"train": [BLOCK]}}
 FETCHED = [name for name, dataset in DATASETS.items() if dataset.files]
 STREAMED = [name for name, dataset in DATASETS.items() if dataset.streamed]
@@ -104,9 +112,11 @@ FULL = {
             "seed": 0,
             "precisions": ["float32"],
         },
+        "weights": [{**WEIGHTS, "train_split": "train", "batch_size": 128, "learning_rate": 0.01}],
     },
 }
 BLOCK_KEY, TIES_KEY, SEARCH_KEY = "maxpool.train[0]", "maxpool.ties", "maxpool.search"
+WEIGHTS_KEY = "maxpool.weights[0]"
 RATE_KEY = f"{BLOCK_KEY}.learning_rate"
 GONE = object()
 
@@ -256,20 +266,27 @@ def test_equal_numbers_are_one_entry(key: str):
 
 
 def test_lists_of_values_are_lists_of_distinct_values():
-    """A list without `uniqueItems` in the schema would train one path twice."""
+    """A list without `uniqueItems` in the schema would train one path twice, but for a program beside itself."""
     repeatable = {key for key in of_type("array") if not NODES[key].get("uniqueItems")}
-    assert repeatable == {"learning_rates", "maxpool.train"}
+    assert repeatable == {"learning_rates", "maxpool.train", "maxpool.weights", f"{WEIGHTS_KEY}.compare[0]"}
 
 
 @pytest.mark.parametrize(
     ("key", "value", "bound"),
     [
         *((key, 0, "at least 1") for key in ("threads", "epochs", f"{BLOCK_KEY}.epochs", f"{BLOCK_KEY}.batch_size")),
+        *((f"{WEIGHTS_KEY}.{name}", 0, "at least 1") for name in ("epochs", "batch_size")),
         *((f"{SEARCH_KEY}.{name}", 0, "at least 1") for name in ("trials", "epochs")),
         ("workers", -1, "at least 0"),
         *(
             (key, value, bound)
-            for key in ("seeds[0]", f"{BLOCK_KEY}.seeds[0]", f"{SEARCH_KEY}.seed", f"{TIES_KEY}.seed")
+            for key in (
+                "seeds[0]",
+                f"{BLOCK_KEY}.seeds[0]",
+                f"{WEIGHTS_KEY}.seeds[0]",
+                f"{SEARCH_KEY}.seed",
+                f"{TIES_KEY}.seed",
+            )
             for value, bound in ((-1, "at least 0"), (2**32, "at most 4294967295"))
         ),
         (RATE_KEY, 0, "more than 0"),
@@ -279,6 +296,7 @@ def test_lists_of_values_are_lists_of_distinct_values():
         (f"{BLOCK_KEY}.weight_decay", -1, "at least 0"),
         (f"{BLOCK_KEY}.adam_eps", 0, "more than 0"),
         ("learning_rates[0].value", 0, "more than 0"),
+        (f"{WEIGHTS_KEY}.learning_rate", 0, "more than 0"),
         (f"{TIES_KEY}.image", -1, "at least 0"),
     ],
 )
@@ -491,6 +509,42 @@ IMPOSSIBLE = {
         {f"{BLOCK_KEY}.normalization": ["batch_norm"], f"{BLOCK_KEY}.batch_size": 1},
         f"{BLOCK_KEY}.batch_size: with 1 the last batch of ",
     ),
+    "weights in tf32 with device cpu": (
+        {f"{WEIGHTS_KEY}.precision": ["tf32"]},
+        f"{WEIGHTS_KEY}.precision: {TF32}, and device is 'cpu'; remove it or set device: cuda",
+    ),
+    "weights of an unknown program": (
+        {f"{WEIGHTS_KEY}.compare": [["native", "native"], ["hybrid-10", "native"]]},
+        f"{WEIGHTS_KEY}.compare: unknown pooling rule 'hybrid-10'; expected one of ",
+    ),
+    "weights of a program that is not in its shortest form": (
+        {f"{WEIGHTS_KEY}.compare": [["native", "native+relu-1.0"]]},
+        f"{WEIGHTS_KEY}.compare: unknown program 'native+relu-1.0'; expected a rule, or ",
+    ),
+    "one program alone": (
+        {f"{WEIGHTS_KEY}.compare": [["native"]]},
+        f"{WEIGHTS_KEY}.compare[0]: expected 2 entries, got ['native']",
+    ),
+    "three programs": (
+        {f"{WEIGHTS_KEY}.compare": [["native", "minimal", "norm-0"]]},
+        f"{WEIGHTS_KEY}.compare[0]: expected 2 entries, got ['native', 'minimal', 'norm-0']",
+    ),
+    "weights of too large images": (
+        {f"{WEIGHTS_KEY}.dataset": ["mnist_5k", "cifar10"]},
+        f"{WEIGHTS_KEY}: lenet5 on cifar10: LeNet-5 takes images of up to 28 x 28, not 32 x 32",
+    ),
+    "weights of a split that a dataset does not have": (
+        {f"{WEIGHTS_KEY}.train_split": "extra"},
+        f"{WEIGHTS_KEY}.train_split: mnist_5k has no split 'extra' to train on; one of train",
+    ),
+    "weights with a last batch of one image with batch norm": (
+        {f"{WEIGHTS_KEY}.normalization": ["none", "batch_norm"], f"{WEIGHTS_KEY}.batch_size": 31},
+        f"{WEIGHTS_KEY}.batch_size: with 31 the last batch of 4000 images has one image, which batch_norm cannot normalise",
+    ),
+    "no folder of the images of weights": (
+        {f"{WEIGHTS_KEY}.dataset": ["mnist"], "datasets": {"mnist": {"path": "no/such/folder"}}},
+        "datasets.mnist.path: no/such/folder is not a folder; ",
+    ),
     "empty path": ({"datasets.fashion_mnist.path": ""}, "datasets.fashion_mnist.path: "),
     "neither path nor mirrors": ({"datasets.mnist": {}}, "datasets.mnist: empty; one of path, mirrors"),
     "no folder": (
@@ -535,6 +589,15 @@ def test_combination_that_cannot_be_run(changes: dict[str, Any], message: str):
         {TIES_KEY: GONE, SEARCH_KEY: GONE},
         {SEARCH_KEY: {}},
         {"workers": 0},
+        {
+            f"{WEIGHTS_KEY}.compare": [
+                ["norm-0", "norm-1"],
+                ["native+relu-0.5", "hybrid--1.5-exact"],
+                ["native", "native"],
+            ]
+        },
+        {f"{WEIGHTS_KEY}.batch_size": 31},
+        {"maxpool.weights": GONE},
         {f"{BLOCK_KEY}.batch_size": 31},
         {f"{BLOCK_KEY}.batch_size": 1},
         {f"{BLOCK_KEY}.batch_size": 7, f"{BLOCK_KEY}.normalization": ["batch_norm"]},
@@ -637,7 +700,9 @@ def test_splits_are_those_of_the_cells_and_the_ties():
     named = {name: set(needed) for name, needed in splits(BARE, found).items()}
     assert named == wanted
     named = {name: set(needed) for name, needed in splits(FULL, [*found, *extra]).items()}
-    assert named == {**wanted, "svhn": {"test", "train", "extra"}, "mnist_5k": {"test"}}
+    assert named == {**wanted, "svhn": {"test", "train", "extra"}, "mnist_5k": {"test", "train"}}
+    no_weights = changed({"maxpool.weights": GONE})
+    assert splits(no_weights, found)["mnist_5k"] == ["test"]  # of the ties
     assert all(len(set(needed)) == len(needed) for needed in splits(FULL, [*found, *extra, *found]).values())
 
 
@@ -1281,6 +1346,76 @@ def test_planning_does_not_import_torch():
     assert not {"torch", "torchvision", "pandas", "matplotlib", "optuna", "mlxtend", "scipy", "pooch"} & set(names)
 
 
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def weights_of(*blocks: dict, **top: Any) -> list[WeightsCell]:
+    """The cells of a configuration with these blocks of weights, each of which needs only what differs from `WEIGHTS`."""
+    config = {**BARE, **top, "maxpool": {"train": [BLOCK], "weights": [{**WEIGHTS, **block} for block in blocks]}}
+    return weights_cells(check(config))
+
+
+def test_a_block_of_weights_is_the_product_of_its_lists():
+    pairs, levels = [["minimal", "native"], ["native", "native"], ["native+relu-1", "native"]], ["float16", "float32"]
+    found = weights_of(
+        {"dataset": ["mnist_5k", "cifar10"], "architecture": ["vgg11"], "normalization": ["batch_norm"], "precision": levels,
+         "compare": pairs, "seeds": [3, 1], "epochs": 4, "learning_rate": 0.5, "batch_size": 64},
+    )  # fmt: skip
+    expected = []
+    for dataset, augmentation in (("mnist_5k", "none"), ("cifar10", "crop_flip")):
+        for precision in levels:
+            for program, reference in pairs:
+                for seed in (3, 1):
+                    expected.append(
+                        WeightsCell(
+                            dataset=dataset,
+                            architecture="vgg11",
+                            normalization="batch_norm",
+                            precision=precision,
+                            program=program,
+                            reference=reference,
+                            seed=seed,
+                            epochs=4,
+                            learning_rate=0.5,
+                            batch_size=64,
+                            augmentation=augmentation,
+                        )
+                    )
+    assert found == expected
+
+
+def test_weights_have_the_published_rate_and_may_be_left_out():
+    (cell,) = weights_of({})
+    assert (cell.learning_rate, cell.batch_size, cell.train_split) == (0.01, 128, "train")
+    assert weights_cells(check(BARE)) == []
+
+
+def test_seeds_and_epochs_at_the_top_replace_those_of_weights():
+    found = weights_of({"seeds": [5], "epochs": 7}, {"compare": [["native", "native"]]}, seeds=[1, 2], epochs=3)
+    assert [(cell.program, cell.seed, cell.epochs) for cell in found] == [
+        (program, seed, 3) for program in ("minimal", "native") for seed in (1, 2)
+    ]
+
+
+def test_weights_that_two_blocks_share_come_once_if_they_agree():
+    assert len(weights_of({}, {"seeds": [1, 0]})) == 2
+    for key, value in {"epochs": 2, "learning_rate": 0.1, "batch_size": 64}.items():
+        with pytest.raises(
+            ConfigError, match=rf"^maxpool\.weights\[1\]: mnist_5k/\S+/seed0 is also .* another {key}; two "
+        ):
+            weights_of({}, {"seeds": [1, 0], key: value})
+
+
+def test_weights_of_imagenet_are_left_out_without_a_folder(tmp_path: Path):
+    block = {"dataset": ["imagenet", "cifar10"], "architecture": ["resnet50"]}
+    config = {**BARE, "maxpool": {"train": [BLOCK], "weights": [{**WEIGHTS, **block}]}}
+    assert set(left_out(check(config))) == {"imagenet"}
+    assert [cell.dataset for cell in weights_cells(check(config))] == ["cifar10"]
+    make_imagenet(tmp_path)
+    given = check({**config, "datasets": {"imagenet": {"path": str(tmp_path)}}})
+    assert [cell.dataset for cell in weights_cells(given)] == ["imagenet", "cifar10"]
+
+
 # ----------------------------------------------------------------------------------------- config/README.md
 
 NAMES = {
@@ -1331,7 +1466,7 @@ def test_documented_values_are_the_allowed_ones():
         if "enum" not in node:
             continue
         text = documented()[dotted(key)][1]
-        named, values = names_of(key), re.findall(r"`(\w+)`", text)
+        named, values = names_of(key), re.findall(r"`([\w-]+)`", text)
         assert values == node["enum"] or (values == [] and named and re.search(rf"{named[0]}s?['’]s? name", text)), key
     values = re.findall(r"`(\w+)`", documented()["maxpool.train.learning_rate"][1])
     assert values == SCHEMA["$defs"]["block"]["properties"]["learning_rate"]["then"]["enum"]
@@ -1365,6 +1500,7 @@ def test_documented_defaults_are_the_defaults():
     defaults |= {key: [value] for key, value in DEFAULTS.items()}
     defaults |= {f"maxpool.train.{key}": [value] for key, value in BLOCK_DEFAULTS.items()}
     defaults |= {f"maxpool.search.{key}": [value] for key, value in SEARCH_DEFAULTS.items()}
+    defaults |= {f"maxpool.weights.{key}": [value] for key, value in WEIGHTS_DEFAULTS.items()}
     defaults["maxpool.train.weight_decay"] = list(WEIGHT_DECAY.values())
     defaults["maxpool.train.adam_eps"] = [ADAM_EPS_FLOAT16, ADAM_EPS]
     defaults["maxpool.train.augmentation"] = ["crop_flip"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nonsmooth.files import atomic, content_hash, read_json, write_json, write_text
+from nonsmooth.files import atomic, content_hash, read_json, write_json, write_rows, write_text
 
 quick = settings(deadline=None, derandomize=True, max_examples=30)
 values = st.recursive(
@@ -188,3 +189,17 @@ def test_hash_does_not_depend_on_the_order_of_keys(value: dict, random):
 def test_hash_tells_values_apart():
     different = [None, 0, 1, 0.5, "0", "", [], [0], {}, {"a": 0}, {"a": 1}, {"b": 0}, [1, 2], [2, 1]]
     assert len({content_hash(value) for value in different}) == len(different)
+
+
+def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
+    rows = [
+        {"epoch": 0, "loss": None, "what": "a, b"},
+        {"epoch": 1, "loss": math.nan, "what": ""},
+        {"epoch": 2, "loss": 0.1, "what": "é"},
+    ]
+    write_rows(tmp_path / "new" / "rows.csv", rows)
+    text = (tmp_path / "new" / "rows.csv").read_bytes().decode()
+    assert text == 'epoch,loss,what\n0,,"a, b"\n1,nan,\n2,0.1,é\n'
+    with pytest.raises(ValueError, match="fields not in"):
+        write_rows(tmp_path / "new" / "rows.csv", [{"a": 1}, {"b": 2}])
+    assert (tmp_path / "new" / "rows.csv").read_bytes().decode() == text

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from nonsmooth import maxpool, published
-from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell
+from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell, WeightsCell
 from nonsmooth.files import read_json, write_json
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.rules import SIMPLE_RULES, Hybrid, parse_rule, rule_beta
@@ -534,3 +534,79 @@ def test_every_published_experiment_is_described() -> None:
     """The identifiers of the study notes; the report lists those that a preset left out."""
     assert list(maxpool.EXPERIMENTS) == ["intro", "ties", "differences", "thresholds", "factors", "weights",
                                          "accuracy", "loss", "imagenet", "normpool"]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ weights
+
+
+def weights_rows(cell: WeightsCell, lost: int | None = None) -> list[dict]:
+    """Rows of a cell whose distance is not finite from the epoch `lost` on."""
+    return [
+        {
+            "epoch": epoch,
+            "distance_l1": math.nan if lost is not None and epoch >= lost else 0.25 * epoch,
+            "distance_linf": math.inf if lost is not None and epoch >= lost else 0.125 * epoch,
+            "weights_l1": 1000.5,
+            "program_test_accuracy": 0.1 + epoch / 100,
+            "reference_test_accuracy": 0.2 + epoch / 100,
+            "program_train_loss": None if epoch == 0 else 2.0,
+            "reference_train_loss": None if epoch == 0 else 1.5,
+            "seconds": 2.5,
+        }
+        for epoch in range(cell.epochs + 1)
+    ]
+
+
+def write_weights(folder: Path, cells: list[WeightsCell], lost: int | None = None, **record) -> tuple[list, list, list]:
+    epochs, records = [], []
+    for number, cell in enumerate(cells):
+        epochs.append(str(folder / f"{number}.csv"))
+        records.append(str(folder / f"{number}.json"))
+        pd.DataFrame(weights_rows(cell, lost)).to_csv(epochs[-1], index=False)
+        write_json(
+            records[-1],
+            {"cell": cell.to_dict(), "program": {"diverged": lost is not None}, "reference": {"diverged": False},
+             "device": {"name": "a processor"}, "git": {"commit": "ef" * 20}, "config_hash": "cd" * 32,
+             "numerics_version": NUMERICS_VERSION, **record},
+        )  # fmt: skip
+    return cells, epochs, records
+
+
+PAIR = WeightsCell(dataset="mnist_5k", architecture="lenet5", epochs=2)
+PAIRS = [replace(PAIR, program="native+relu-1", seed=3), PAIR, replace(PAIR, program="native")]
+
+
+@pytest.mark.parametrize("lost", [None, 1])
+def test_weights_are_the_rows_of_the_cells_in_order(tmp_path: Path, lost: int | None) -> None:
+    table = maxpool.read_weights(*write_weights(tmp_path, PAIRS, lost))
+    expected = [
+        {**cell.factors, **row, "program_diverged": lost is not None, "reference_diverged": False}
+        for cell in PAIRS
+        for row in weights_rows(cell, lost)
+    ]
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected), check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"cell": replace(PAIR, epochs=3, learning_rate=0.5).to_dict()}, "trained with epochs 3, not 2; learning_rate 0.5, not"),
+        ({"numerics_version": NUMERICS_VERSION + 1}, "trained with numerics_version"),
+        ({"cell": {}}, "not the record of a cell"),
+        ({"device": None}, "not the record of a cell"),
+    ],
+)  # fmt: skip
+def test_weights_of_another_cell_are_refused(tmp_path: Path, record: dict, message: str) -> None:
+    files = write_weights(tmp_path, [PAIR], **record)
+    with pytest.raises(ValueError, match=rf"0\.json: .*{message}.*delete it and run snakemake again"):
+        maxpool.read_weights(*files)
+
+
+def test_weights_whose_epochs_are_cut_short_are_refused(tmp_path: Path) -> None:
+    cells, epochs, records = write_weights(tmp_path, [PAIR])
+    pd.DataFrame(weights_rows(PAIR)[:2]).to_csv(epochs[0], index=False)
+    with pytest.raises(ValueError, match=r"0\.csv: 2 rows, not 3, epoch 0 included; delete it"):
+        maxpool.read_weights(cells, epochs, records)
+    pd.DataFrame(weights_rows(PAIR)).drop(columns="distance_linf").to_csv(epochs[0], index=False)
+    with pytest.raises(ValueError, match=r"0\.csv: no distance_linf; delete it"):
+        maxpool.read_weights(cells, epochs, records)

@@ -141,6 +141,16 @@ def pooling_operator(operator: Callable[..., Tensor], d: Operands, transposed: b
     return operator(operand, x, values, indices, [2, 2], [2, 2], [0, 0], [1, 1], 10.0)
 
 
+def norm_pooling(d: Operands) -> Tensor:
+    """2 x 2 windows, some of them all zero."""
+    return pooling._norm_pool(d(2, 3, 8, 8).relu(), [2, 2])
+
+
+def norm_pooling_gradient(d: Operands) -> Tensor:
+    x = d(2, 3, 8, 8).relu()
+    return pooling._norm_pool_backward(d(2, 3, 4, 4), x, [2, 2], 1.0)
+
+
 # Shapes are not multiples of a vector's length, so that the kernels' remainders count, too.
 CASES: dict[str, list[Case]] = {
     "_local_scalar_dense": [lambda d: torch.tensor([x.item() for x in d(9)], dtype=torch.float64)],
@@ -208,6 +218,8 @@ CASES: dict[str, list[Case]] = {
     ],
     "max_pool2d_jacobian": [lambda d: pooling_operator(pooling._jacobian, d, False)],
     "max_pool2d_transposed_jacobian": [lambda d: pooling_operator(pooling._transposed_jacobian, d, True)],
+    "norm_pool2d": [norm_pooling],
+    "norm_pool2d_backward": [norm_pooling_gradient],
     "mul": [
         lambda d: d(99) * d(99),
         lambda d: d(9, 11) * d(11),

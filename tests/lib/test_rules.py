@@ -9,7 +9,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, Hybrid, Minimal, Native, number, parse_rule, rule_beta
+from nonsmooth.rules import (
+    EVALUATIONS,
+    SIMPLE_RULES,
+    Hybrid,
+    Minimal,
+    Native,
+    Norm,
+    Rule,
+    number,
+    parse_rule,
+    rule_beta,
+)
 
 thorough = settings(deadline=None, derandomize=True, max_examples=300)
 
@@ -26,11 +37,15 @@ NAMES = {
     "hybrid--2.5-composed": Hybrid(-2.5, "composed"),
     "hybrid-1e-05-exact": Hybrid(1e-5),
     "hybrid-1e+16-exact": Hybrid(1e16),
+    "norm-0": Norm(0),
+    "norm-1": Norm(1.0),
+    "norm--0.5": Norm(-0.5),
+    "norm-1e-05": Norm(1e-5),
 }
 
 
 @pytest.mark.parametrize(("name", "rule"), NAMES.items(), ids=NAMES)
-def test_names(name: str, rule: Native | Minimal | Hybrid) -> None:
+def test_names(name: str, rule: Rule) -> None:
     assert str(rule) == name
     assert parse_rule(name) == rule
 
@@ -43,8 +58,8 @@ def test_names(name: str, rule: Native | Minimal | Hybrid) -> None:
 @example(5e-324, "composed")
 @example(1.7976931348623157e308, "exact")
 def test_parsing_inverts_naming(beta: float, evaluation: str) -> None:
-    rule = Hybrid(beta, evaluation)
-    assert parse_rule(str(rule)) == rule
+    for rule in (Hybrid(beta, evaluation), Norm(beta)):
+        assert parse_rule(str(rule)) == rule
 
 
 def test_parsing_inverts_naming_for_integers_that_no_float_holds() -> None:
@@ -57,12 +72,14 @@ def test_parsing_inverts_naming_for_integers_that_no_float_holds() -> None:
 def test_equal_rules_have_equal_names_and_different_rules_different_ones(first: float, second: float) -> None:
     for other in (first, second):
         assert (str(Hybrid(first)) == str(Hybrid(other))) == (first == other)
+        assert (str(Norm(first)) == str(Norm(other))) == (first == other)
 
 
 @thorough
 @given(finite, evaluations)
 def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
-    assert re.fullmatch(r"[a-z0-9.+-]+", str(Hybrid(beta, evaluation)))
+    for rule in (Hybrid(beta, evaluation), Norm(beta)):
+        assert re.fullmatch(r"[a-z0-9.+-]+", str(rule))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +102,16 @@ def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
         "hybrid-1.2.3-exact",
         "hybrid-10-exact\n",
         "hybrid-٣-exact",
+        "norm",
+        "norm-",
+        "norm-one",
+        "norm-nan",
+        "norm-0-exact",
+        "norm-1\n",
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
-    message = f"unknown pooling rule {name!r}; expected one of ['native', 'minimal', 'hybrid-<beta>-exact'"
+    message = f"unknown pooling rule {name!r}; expected one of ['native', 'minimal', 'norm-0', 'norm-1', 'hybrid-"
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_rule(name)
 
@@ -102,6 +125,8 @@ def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
         ("hybrid-1e3-composed", "hybrid-1000-composed"),
         ("hybrid-0.10-exact", "hybrid-0.1-exact"),
         ("hybrid-0.00001-exact", "hybrid-1e-05-exact"),
+        ("norm-1.0", "norm-1"),
+        ("norm--0", "norm-0"),
     ],
 )
 def test_one_name_for_a_rule(name: str, shortest: str) -> None:
@@ -114,8 +139,10 @@ def test_one_name_for_a_rule(name: str, shortest: str) -> None:
     "beta", [math.nan, math.inf, -math.inf, "10", None, True, 1j, pytest.param(10**400, id="10**400")]
 )
 def test_a_beta_that_is_not_a_finite_number_is_refused(beta: object) -> None:
-    with pytest.raises(ValueError, match="beta must be a finite number, got"):
+    with pytest.raises(ValueError, match="Hybrid: beta must be a finite number, got"):
         Hybrid(beta)
+    with pytest.raises(ValueError, match="Norm: derivative must be a finite number, got"):
+        Norm(beta)
 
 
 def test_a_beta_that_overflows_is_refused() -> None:
@@ -137,6 +164,7 @@ def test_beta(beta: float, evaluation: str) -> None:
     result = rule_beta(Hybrid(beta, evaluation))
     assert result == beta
     assert type(result) is float
+    assert math.isnan(rule_beta(Norm(beta)))
 
 
 def test_rules_are_values() -> None:
@@ -149,6 +177,7 @@ def test_rules_are_values() -> None:
     assert Hybrid(0) != Native()
     with pytest.raises(AttributeError):
         Hybrid(10).beta = 1  # frozen
+    assert {parse_rule("norm-1"), Norm(1)} == {SIMPLE_RULES["norm-1"]()}
 
 
 # ----------------------------------------------------------------------------------------- rules of a user
@@ -173,7 +202,7 @@ def test_a_registered_rule_is_known_and_has_no_beta(monkeypatch: pytest.MonkeyPa
     assert isinstance(parse_rule("largest"), Largest)
     assert math.isnan(rule_beta(Largest()))
     with pytest.raises(
-        ValueError, match=re.escape("expected one of ['native', 'minimal', 'largest', 'hybrid-<beta>-ex")
+        ValueError, match=re.escape("expected one of ['native', 'minimal', 'norm-0', 'norm-1', 'largest', 'hy")
     ):
         parse_rule("larger")
 

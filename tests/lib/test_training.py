@@ -89,8 +89,12 @@ def plain_training(cell: TrainingCell, data: Images) -> Plain:
     steps, losses, accuracies = [], [], []
     for epoch in range(cell.epochs):
         for group in optimizer.param_groups:
-            factor = (1 + math.cos(math.pi * epoch / cell.epochs)) / 2
-            group["lr"] = cell.learning_rate * (factor if cell.schedule == "cosine" else 0.1 ** (epoch // 30))
+            factor = {
+                "cosine": (1 + math.cos(math.pi * epoch / cell.epochs)) / 2,
+                "step": 0.1 ** (epoch // 30),
+                "constant": 1.0,
+            }[cell.schedule]
+            group["lr"] = cell.learning_rate * factor
         order = torch.randperm(len(data), generator=generator)
         chosen = data.images[order]
         if cell.augmentation == "crop_flip":
@@ -190,7 +194,7 @@ def test_same_seed_same_bits_and_another_seed_others(
 
 
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
-@pytest.mark.parametrize(("schedule", "epochs"), [("cosine", 3), ("step", 3)])
+@pytest.mark.parametrize(("schedule", "epochs"), [("cosine", 3), ("step", 3), ("constant", 3)])
 def test_plain_loop_with_schedules_and_augmentation(
     schedule: str, epochs: int, augmentation: str, make_cell: MakeCell, digits: Callable
 ) -> None:
@@ -200,7 +204,7 @@ def test_plain_loop_with_schedules_and_augmentation(
     plain = plain_training(cell, data)
     assert run.record["steps"] == len(plain.steps) == 9
     assert [row["train_loss"] for row in run.metrics] == pytest.approx(plain.losses, rel=1e-6)
-    if schedule == "step":  # the cosine's rates are off by roundings
+    if schedule != "cosine":  # whose rates are off by roundings
         assert run.record["weights_sha256"] == weights_hash(plain.model)
 
 
@@ -389,6 +393,12 @@ def test_learning_rate_is_divided_by_10_every_30_epochs(make_cell: MakeCell) -> 
         schedule.step()
 
 
+def test_a_constant_rate_stays_bit_for_bit(make_cell: MakeCell, digits: Callable) -> None:
+    data = digits("test", 100)
+    run = train(make_cell(schedule="constant", epochs=9), data, data)
+    assert {row["learning_rate"] for row in run.metrics} == {0.03}
+
+
 def test_a_run_follows_the_steps(make_cell: MakeCell, digits: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits("test", 100)
     run = train(make_cell(schedule="step", epochs=31), data, data)
@@ -398,7 +408,7 @@ def test_a_run_follows_the_steps(make_cell: MakeCell, digits: Callable, monkeypa
 
 def test_unknown_schedule_is_refused(make_cell: MakeCell) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    with pytest.raises(ValueError, match="unknown schedule 'linear'; expected 'cosine' or 'step'"):
+    with pytest.raises(ValueError, match="unknown schedule 'linear'; expected 'cosine', 'step' or 'constant'"):
         training.build_schedule(make_cell(schedule="linear"), optimizer)
 
 
@@ -831,7 +841,7 @@ def test_memory_of_a_gpu_is_called_so(make_cell: MakeCell, monkeypatch: pytest.M
     message = (
         r"not enough GPU memory for batch_size 64 \(this process had used 76,543 MiB\); take a machine with more GPU"
     )
-    with pytest.raises(MemoryError, match=message), training._memory_errors(make_cell(), torch.device("cuda")):
+    with pytest.raises(MemoryError, match=message), training.memory_errors(make_cell(), torch.device("cuda")):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 

@@ -22,8 +22,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nonsmooth import config as presets
-from nonsmooth import datasets, maxpool, plotting, published
+from nonsmooth import datasets, maxpool, plotting, published, schema
 from nonsmooth.cells import FACTORS, GROUP, TrainingCell
 from nonsmooth.files import write_json
 from nonsmooth.numerics import NUMERICS_VERSION
@@ -68,9 +67,9 @@ def other_rule() -> Iterator[None]:
     """The rule `OTHER` is registered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIMPLE_RULES, OTHER, type("Other", (), {"__str__": lambda _: OTHER}))
-        presets._validator.cache_clear()
+        schema.validator.cache_clear()
         yield
-    presets._validator.cache_clear()
+    schema.validator.cache_clear()
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ def expected(config: dict) -> dict[str, int]:
     """Jobs by rule for everything of a preset, where nothing is there yet."""
     cells = presets.training_cells(config)
     groups = {tuple(getattr(cell, factor) for factor in GROUP) for cell in cells}
-    splits = {(cell.dataset, split) for cell in cells for split in (cell.train_split, "test")}
+    weights = presets.weights_cells(config)
+    splits = {(cell.dataset, split) for cell in [*cells, *weights] for split in (cell.train_split, "test")}
     if "ties" in config["maxpool"]:
         splits.add((config["maxpool"]["ties"]["dataset"], "test"))
     fetched = {name for name, _ in splits if DATASETS[name].files and "path" not in config["datasets"].get(name, {})}
@@ -46,6 +47,8 @@ def expected(config: dict) -> dict[str, int]:
         "maxpool_search": len(searches(config)),
         "maxpool_searches": bool(searches(config)),
         "maxpool_train": len(cells),
+        "maxpool_weights": len(weights),
+        **dict.fromkeys(("maxpool_weights_tables", "maxpool_weights_distance"), bool(weights)),
         **dict.fromkeys(GROUP_FIGURES, len(groups)),
         **dict.fromkeys(("maxpool_ties", "maxpool_tie_map"), "ties" in config["maxpool"]),
         **dict.fromkeys(("all", "report", "maxpool_aggregate", "maxpool_accuracy_by_beta", "maxpool_tables"), 1),

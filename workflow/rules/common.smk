@@ -10,7 +10,7 @@ try:
     import nonsmooth
     from nonsmooth import config as presets
     from nonsmooth import provenance
-    from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH
+    from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH, WEIGHTS_PATH
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
@@ -59,6 +59,7 @@ MAXPOOL_CELLS = {cell.path: cell for cell in PRIORITIES}
 MAXPOOL_SETUPS = presets.search_cells(config)
 MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
+WEIGHTS_CELLS = {cell.path: cell for cell in presets.weights_cells(config)}
 SPLITS = presets.splits(config, MAXPOOL_CELLS.values())
 FIGURE_FORMATS = ["pdf", "svg", "png", "csv"]
 TABLE_FORMATS = ["csv", "md", "tex"]
@@ -66,8 +67,8 @@ TABLE_FORMATS = ["csv", "md", "tex"]
 
 def alternatives(factor):
     """The values of a factor in this preset, as a regular expression."""
-    cells = [*MAXPOOL_CELLS.values(), *MAXPOOL_SETUPS.values()]
-    return "|".join(sorted({re.escape(cell.wildcards[factor]) for cell in cells}))
+    cells = [*MAXPOOL_CELLS.values(), *MAXPOOL_SETUPS.values(), *WEIGHTS_CELLS.values()]
+    return "|".join(sorted({re.escape(cell.wildcards[factor]) for cell in cells if factor in cell.wildcards}))
 
 
 def maxpool_cell(wildcards):
@@ -75,6 +76,13 @@ def maxpool_cell(wildcards):
     if path not in MAXPOOL_CELLS:
         raise ValueError(f"{path}: not a cell of preset {RUN}; add it to maxpool.train in the configuration")
     return MAXPOOL_CELLS[path]
+
+
+def weights_cell(wildcards):
+    path = WEIGHTS_PATH.format(**wildcards)
+    if path not in WEIGHTS_CELLS:
+        raise ValueError(f"{path}: not a cell of preset {RUN}; add it to maxpool.weights in the configuration")
+    return WEIGHTS_CELLS[path]
 
 
 def maxpool_search(cell):
@@ -133,10 +141,10 @@ MAXPOOL_GROUP_FIGURES = ["accuracy", "accuracy_by_epoch", "loss"]
 
 def maxpool_figures():
     stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in MAXPOOL_GROUP_FIGURES for group in MAXPOOL_GROUPS)]
-    return stems + (["tie_map"] if MAXPOOL_TIES else [])
+    return stems + (["tie_map"] if MAXPOOL_TIES else []) + (["weights_distance"] if WEIGHTS_CELLS else [])
 
 
-MAXPOOL_CAPTIONS = ["accuracy_by_beta", *MAXPOOL_GROUP_FIGURES, "tie_map", "summary", "published"]
+MAXPOOL_CAPTIONS = ["accuracy_by_beta", *MAXPOOL_GROUP_FIGURES, "tie_map", "weights_distance", "summary", "published"]
 
 
 wildcard_constraints:

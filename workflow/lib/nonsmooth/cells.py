@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from nonsmooth.rules import Hybrid, Minimal, Native, number, parse_rule, rule_beta
+from nonsmooth.rules import Hybrid, Minimal, Native, Norm, number, parse_rule, rule_beta
 
 # What a learning rate belongs to.
 SETUP = ("dataset", "architecture", "normalization", "optimizer", "precision")
@@ -32,7 +32,7 @@ class TrainingCell:
         dataset, architecture, normalization, optimizer, precision, rule, relu_derivative, seed: the factors.
         epochs: passes over the training images.
         learning_rate: of the first epoch, or `SEARCH`.
-        schedule: `cosine` annealing to 0 after the last epoch, or `step`: divided by 10 every 30 epochs.
+        schedule: `cosine` annealing to 0 after the last epoch; `step`: divided by 10 every 30 epochs; or `constant`.
         batch_size: images per step; the last batch of an epoch may be smaller.
         momentum: used by SGD only.
         weight_decay: factor of the L2 penalty.
@@ -138,6 +138,8 @@ class Program:
         match rule := parse_rule(self.rule):
             case Native() | Minimal() | Hybrid(evaluation="exact"):
                 return {"max_pool": rule_beta(rule), "relu": self.relu_derivative}
+            case Norm():
+                return {"norm_pool": rule.derivative, "relu": self.relu_derivative}
         return None
 
     def can_be_replayed_with(self, other: Program) -> bool:
@@ -150,6 +152,7 @@ class Program:
 ZONE_CONDITION = (
     "dataset", "architecture", "normalization", "precision", "batch_size", "program", "reference", "noise", "kernels",
 )  # fmt: skip
+ZONE_FACTORS = (*ZONE_CONDITION, "seed")
 ZONE_PATH = (
     "{dataset}/{architecture}/{normalization}/{precision}/batch{batch_size}/{program}-vs-{reference}/"
     "noise-{noise}/{kernels}/seed{seed}"
@@ -194,15 +197,107 @@ class ZoneCell:
         return asdict(self)
 
     @property
+    def factors(self) -> dict[str, Any]:
+        """The factors by name."""
+        return {name: getattr(self, name) for name in ZONE_FACTORS}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that is not in the path."""
+        return {name: value for name, value in self.to_dict().items() if name not in ZONE_FACTORS}
+
+    @property
     def wildcards(self) -> dict[str, str]:
         """The factors as they are written in paths."""
-        factors = {name: str(getattr(self, name)) for name in (*ZONE_CONDITION, "seed")}
-        return factors | {"noise": number(self.noise)}
+        return {name: str(value) for name, value in self.factors.items()} | {"noise": number(self.noise)}
 
     @property
     def path(self) -> str:
         """The cell's folder below `results/<run>/maxpool/zones`."""
         return ZONE_PATH.format(**self.wildcards)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+# What tells one comparison of weights from another; those of a condition differ by their seed.
+WEIGHTS_CONDITION = ("dataset", "architecture", "normalization", "precision", "program", "reference")
+WEIGHTS_FACTORS = (*WEIGHTS_CONDITION, "seed")
+WEIGHTS_PATH = "{dataset}/{architecture}/{normalization}/{precision}/{program}-vs-{reference}/seed{seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsCell:
+    """One network trained twice, by two programs from the same weights and batches, and compared after every epoch.
+
+    As published: plain SGD at a constant rate, without momentum or weight decay.
+
+    Attributes:
+        dataset, architecture, normalization, precision: as of a training cell.
+        program, reference: the names of the two programs; equal ones are the control.
+        seed: of the initial weights and the order of the images of both.
+        epochs, learning_rate, batch_size, augmentation, train_split: as of a training cell, of both.
+    """
+
+    dataset: str
+    architecture: str
+    normalization: str = "none"
+    precision: str = "float32"
+    program: str = "minimal"
+    reference: str = "native"
+    seed: int = 0
+    epochs: int = 1
+    learning_rate: float = 0.01
+    batch_size: int = 128
+    augmentation: str = "none"
+    train_split: str = "train"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> WeightsCell:
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def factors(self) -> dict[str, Any]:
+        """The factors by name."""
+        return {name: getattr(self, name) for name in WEIGHTS_FACTORS}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that is not in the path."""
+        return {name: value for name, value in self.to_dict().items() if name not in WEIGHTS_FACTORS}
+
+    @property
+    def wildcards(self) -> dict[str, str]:
+        """The factors as they are written in paths."""
+        return {name: str(value) for name, value in self.factors.items()}
+
+    @property
+    def path(self) -> str:
+        """The cell's folder below `results/<run>/maxpool/weights`."""
+        return WEIGHTS_PATH.format(**self.wildcards)
+
+    def runs(self) -> tuple[TrainingCell, TrainingCell]:
+        """The training runs of the program and of the reference."""
+        return self._run(Program.parse(self.program)), self._run(Program.parse(self.reference))
+
+    def _run(self, program: Program) -> TrainingCell:
+        return TrainingCell(
+            dataset=self.dataset,
+            architecture=self.architecture,
+            normalization=self.normalization,
+            optimizer="sgd",
+            precision=self.precision,
+            rule=program.rule,
+            relu_derivative=program.relu_derivative,
+            seed=self.seed,
+            schedule="constant",
+            momentum=0.0,
+            weight_decay=0.0,
+            **self.settings,
+        )
 
     def __str__(self) -> str:
         return self.path

@@ -1,32 +1,26 @@
 """A preset: checking a configuration and expanding its blocks into cells.
 
-Torch-free, so that `snakemake -n` is fast. The shape of a configuration is `workflow/schemas/config.schema.yaml`;
-what a schema cannot say is checked here, and every problem is one `ConfigError` that names the key.
+Torch-free, so that `snakemake -n` is fast. The shape of a configuration is checked by `nonsmooth.schema`; what a schema
+cannot say is checked here, and every problem is one `ConfigError` that names the key.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cache
 from itertools import product
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError, best_match
 
 from nonsmooth import published
 from nonsmooth.architectures import ARCHITECTURES
-from nonsmooth.cells import SEARCH, SETUP, Program, TrainingCell, ZoneCell
+from nonsmooth.cells import SEARCH, SETUP, Program, TrainingCell, WeightsCell, ZoneCell
 from nonsmooth.datasets import DATASETS, TEST
 from nonsmooth.rules import SIMPLE_RULES, Hybrid, Native, Rule
-
-SCHEMA = Path(__file__).resolve().parents[2] / "schemas/config.schema.yaml"
+from nonsmooth.schema import ConfigError, check_shape, validator
 
 DEFAULTS: dict[str, Any] = {
     "device": "cpu",
@@ -43,14 +37,17 @@ BLOCK_DEFAULTS: dict[str, Any] = {
     "batch_size": 128,
     "momentum": 0.9,
 }
+WEIGHTS_DEFAULTS: dict[str, Any] = {"train_split": "train", "batch_size": 128, "learning_rate": 0.01}
 SEARCH_DEFAULTS: dict[str, Any] = {"trials": 10, "epochs": 10, "seed": 0, "per_rule": False}
-ZONE_DEFAULTS: dict[str, Any] = {
+ZONES_DEFAULTS: dict[str, Any] = {
     "batch_size": [128],
     "noise": [0],
     "kernels": ["deterministic"],
     "minibatches": None,
     "initialization": "kaiming_uniform",
 }
+# What the zones are measured on.
+ZONES_SPLIT = "train"
 # As published: SGD with decay, Adam as it comes.
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0}
 ADAM_EPS = 1e-8
@@ -59,14 +56,8 @@ ADAM_EPS_FLOAT16 = 1e-4
 # Keys that change the results of a cell without changing its path: a run that overrides them has a name of its own.
 RENAMING = ("epochs", "device", "threads", "deterministic")
 
-# The words of YAML for the types of JSON Schema.
-_TYPES = {"array": "a list", "object": "a mapping", "integer": "an integer", "number": "a finite number",
-          "boolean": "true or false", "string": "text"}  # fmt: skip
-_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key and says what is allowed."""
+Cell = TrainingCell | WeightsCell | ZoneCell
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -87,13 +78,15 @@ def check(config: Any) -> dict[str, Any]:
     Raises ConfigError for the first problem found: an unknown key, a wrong type or value, an empty list,
     repeated entries, a combination that cannot be run, missing data files.
     """
-    _check_schema(config)
+    check_shape(config)
     config = {**DEFAULTS, **config}
     _check_device(config)
     cells = training_cells(config)
     if not cells:
         raise ConfigError(f"maxpool.train: nothing to train, since {'; '.join(left_out(config).values())}")
     search_cells(config)
+    weights_cells(config)
+    zone_cells(config)
     _check_data(config, cells)
     _check_ties(config)
     return config
@@ -112,7 +105,7 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any]) -> dict[st
     if isinstance(overrides.get("datasets"), dict):
         # In place of the file's entry, which may have a path where this one has mirrors.
         config["datasets"] = {**config["datasets"], **overrides["datasets"]}
-    if "run" in overrides or not _validator().is_valid(config):  # `check` says what is wrong
+    if "run" in overrides or not validator().is_valid(config):  # `check` says what is wrong
         return config
     renaming = [key for key in RENAMING if key in overrides]
     for key in ("learning_rates", "maxpool"):
@@ -156,8 +149,7 @@ def priorities(config: dict[str, Any]) -> dict[TrainingCell, int]:
     rates = _Rates(config)
     for number, block in enumerate(blocks):
         where = f"maxpool.train[{number}]"
-        overridden = {key: config[key] for key in ("seeds", "epochs") if key in config}
-        for cell in _block_cells({**BLOCK_DEFAULTS, **block, **overridden}, where, rates):
+        for cell in _block_cells({**BLOCK_DEFAULTS, **block, **_overridden(config)}, where, rates):
             if cell.dataset in skipped:
                 continue
             known, first, _ = found.setdefault(cell.path, (cell, where, len(blocks) - number))
@@ -166,13 +158,20 @@ def priorities(config: dict[str, Any]) -> dict[TrainingCell, int]:
 
 
 def left_out(config: dict[str, Any]) -> dict[str, str]:
-    """Datasets of `maxpool.train` that wait for a folder of the user's, and what to do."""
-    names = {name for block in config["maxpool"]["train"] for name in block["dataset"]}
+    """Datasets of what is trained or measured that wait for a folder of the user's, and what to do."""
+    names = {name for _, block in _blocks(config) for name in block["dataset"]}
     return {
         name: f"{name} is left out until datasets.{name}.path is given: {DATASETS[name].hint}"
         for name in sorted(names)
         if DATASETS[name].streamed and "path" not in config["datasets"].get(name, {})
     }
+
+
+def _blocks(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every block of the preset, with where it is."""
+    for key in ("train", "weights", "zones"):
+        for number, block in enumerate(config["maxpool"].get(key, [])):
+            yield f"maxpool.{key}[{number}]", block
 
 
 def search_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -202,11 +201,18 @@ def searched_cell(cell: TrainingCell, settings: dict[str, Any]) -> TrainingCell:
     return replace(cell, seed=settings["seed"], epochs=settings["epochs"], learning_rate=SEARCH, **own)
 
 
-def _require_same(cell: TrainingCell, known: TrainingCell, where: str, first: str, why: str) -> None:
-    if cell != known:
-        settings = known.settings
-        differing = [key for key, value in cell.settings.items() if settings[key] != value]
-        raise ConfigError(f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; {why}")
+def weights_cells(config: dict[str, Any]) -> list[WeightsCell]:
+    """Every cell of `maxpool.weights`, in the order of the blocks; a cell that two blocks share comes once."""
+    found: dict[str, tuple[WeightsCell, str]] = {}
+    skipped = left_out(config)
+    for number, block in enumerate(config["maxpool"].get("weights", [])):
+        where = f"maxpool.weights[{number}]"
+        for cell in _weights_block_cells({**WEIGHTS_DEFAULTS, **block, **_overridden(config)}, where):
+            if cell.dataset in skipped:
+                continue
+            known, first = found.setdefault(cell.path, (cell, where))
+            _require_same(cell, known, where, first, "two programs can be compared in one way per preset")
+    return [cell for cell, _ in found.values()]
 
 
 def zone_cells(config: dict[str, Any]) -> list[ZoneCell]:
@@ -215,55 +221,24 @@ def zone_cells(config: dict[str, Any]) -> list[ZoneCell]:
     skipped = left_out(config)
     for number, block in enumerate(config["maxpool"].get("zones", [])):
         where = f"maxpool.zones[{number}]"
-        overridden = {"seeds": config["seeds"]} if "seeds" in config else {}
-        for cell in _zone_block_cells({**ZONE_DEFAULTS, **block, **overridden}, where, config["device"]):
+        for cell in _zones_block_cells({**ZONES_DEFAULTS, **block, **_overridden(config)}, where, config["device"]):
             if cell.dataset in skipped:
                 continue
             known, first = found.setdefault(cell.path, (cell, where))
-            if cell != known:
-                differing = [key for key, value in cell.to_dict().items() if known.to_dict()[key] != value]
-                raise ConfigError(
-                    f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; a condition can be "
-                    "measured in one way per preset"
-                )
+            _require_same(cell, known, where, first, "two programs can be compared in one way per preset")
     return [cell for cell, _ in found.values()]
 
 
-def _zone_block_cells(block: dict[str, Any], where: str, device: str) -> Iterator[ZoneCell]:
-    pairs = [_pair(names, f"{where}.compare[{number}]") for number, names in enumerate(block["compare"])]
-    if "default" in block["kernels"] and device == "cpu":
-        raise ConfigError(f"{where}.kernels: 'default' is another choice on a GPU only, and device is 'cpu'; remove it")
-    factors = ("dataset", "architecture", "normalization", "precision", "batch_size", "noise", "kernels")
-    for values in product(*(block[factor] for factor in factors)):
-        factor = dict(zip(factors, values, strict=True))
-        images = DATASETS[factor["dataset"]].sizes["train"]
-        _check_fit(factor["architecture"], factor["dataset"], where)
-        if block["minibatches"] is None or block["minibatches"] * factor["batch_size"] > images:
-            _check_last_batch(factor["normalization"], images, factor["batch_size"], 0, where)
-        for (program, reference), seed in product(pairs, block["seeds"]):
-            can_be_replayed = program.can_be_replayed_with(reference)
-            if block.get("replays") and not can_be_replayed:
-                raise ConfigError(
-                    f"{where}.replays: {program} and {reference} cannot be replayed, since their forward passes differ; leave "
-                    "it out to replay those that can be, or set it to false"
-                )
-            yield ZoneCell(
-                **{**factor, "noise": float(factor["noise"])},
-                program=str(program),
-                reference=str(reference),
-                seed=seed,
-                minibatches=block["minibatches"],
-                initialization=block["initialization"],
-                replays=block.get("replays", can_be_replayed),
-            )
+def _overridden(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys at the top that take the place of every block's."""
+    return {key: config[key] for key in ("seeds", "epochs") if key in config}
 
 
-def _pair(names: list[str], where: str) -> tuple[Program, Program]:
-    try:
-        program, reference = map(Program.parse, names)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    return program, reference
+def _require_same(cell: Cell, known: Cell, where: str, first: str, why: str) -> None:
+    if cell != known:
+        settings = known.settings
+        differing = [key for key, value in cell.settings.items() if settings[key] != value]
+        raise ConfigError(f"{where}: {cell} is also made by {first} with another {' and '.join(differing)}; {why}")
 
 
 def rules(block: dict[str, Any], where: str = "block") -> list[Rule]:
@@ -292,11 +267,7 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
         values = dict(zip(SETUP, setup, strict=True))
         dataset = DATASETS[values["dataset"]]
         _check_fit(values["architecture"], values["dataset"], where)
-        if block["train_split"] not in dataset.train_splits:
-            raise ConfigError(
-                f"{where}.train_split: {values['dataset']} has no split {block['train_split']!r} to train on; one of "
-                f"{', '.join(dataset.train_splits)}"
-            )
+        _check_split(block["train_split"], values["dataset"], where)
         rate = rates.of(setup, block, where)
         _check_last_batch(
             values["normalization"], dataset.sizes[block["train_split"]], block["batch_size"], rate, where
@@ -318,6 +289,68 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
                 augmentation=block.get("augmentation", dataset.augmentation),
                 train_split=block["train_split"],
             )
+
+
+def _weights_block_cells(block: dict[str, Any], where: str) -> Iterator[WeightsCell]:
+    pairs = _pairs(block["compare"], where)
+    factors = ("dataset", "architecture", "normalization", "precision")
+    for setup in product(*(block[factor] for factor in factors)):
+        values = dict(zip(factors, setup, strict=True))
+        dataset = DATASETS[values["dataset"]]
+        _check_fit(values["architecture"], values["dataset"], where)
+        _check_split(block["train_split"], values["dataset"], where)
+        rate, images = float(block["learning_rate"]), dataset.sizes[block["train_split"]]
+        _check_last_batch(values["normalization"], images, block["batch_size"], rate, where)
+        for (program, reference), seed in product(pairs, block["seeds"]):
+            yield WeightsCell(
+                **values,
+                program=str(program),
+                reference=str(reference),
+                seed=seed,
+                epochs=block["epochs"],
+                learning_rate=rate,
+                batch_size=block["batch_size"],
+                augmentation=dataset.augmentation,
+                train_split=block["train_split"],
+            )
+
+
+def _zones_block_cells(block: dict[str, Any], where: str, device: str) -> Iterator[ZoneCell]:
+    pairs = _pairs(block["compare"], where)
+    if "default" in block["kernels"] and device == "cpu":
+        raise ConfigError(f"{where}.kernels: 'default' is another choice on a GPU only, and device is 'cpu'; remove it")
+    factors = ("dataset", "architecture", "normalization", "precision", "batch_size", "noise", "kernels")
+    for combination in product(*(block[factor] for factor in factors)):
+        values = dict(zip(factors, combination, strict=True))
+        images = DATASETS[values["dataset"]].sizes[ZONES_SPLIT]
+        _check_fit(values["architecture"], values["dataset"], where)
+        # A pass that stops early does not reach its last minibatch.
+        if (block["minibatches"] or math.inf) * values["batch_size"] >= images:
+            _check_last_batch(values["normalization"], images, values["batch_size"], 0, where)
+        for (program, reference), seed in product(pairs, block["seeds"]):
+            can_be_replayed = program.can_be_replayed_with(reference)
+            if block.get("replays") and not can_be_replayed:
+                raise ConfigError(
+                    f"{where}.replays: {program} and {reference} cannot be replayed, since their forward passes differ; leave "
+                    "it out to replay those that can be, or set it to false"
+                )
+            yield ZoneCell(
+                **{**values, "noise": float(values["noise"])},
+                program=str(program),
+                reference=str(reference),
+                seed=seed,
+                minibatches=block["minibatches"],
+                initialization=block["initialization"],
+                replays=block.get("replays", can_be_replayed),
+            )
+
+
+def _pairs(compare: list[list[str]], where: str) -> list[tuple[Program, Program]]:
+    """The programs and references of a block."""
+    try:
+        return [(Program.parse(program), Program.parse(reference)) for program, reference in compare]
+    except ValueError as error:
+        raise ConfigError(f"{where}.compare: {error}") from error
 
 
 class _Rates:
@@ -355,6 +388,14 @@ class _Rates:
                 return float(value)
 
 
+def _check_split(split: str, name: str, where: str) -> None:
+    if split not in DATASETS[name].train_splits:
+        raise ConfigError(
+            f"{where}.train_split: {name} has no split {split!r} to train on; one of "
+            f"{', '.join(DATASETS[name].train_splits)}"
+        )
+
+
 def _check_last_batch(normalization: str, images: int, batch_size: int, rate: float | str, where: str) -> None:
     """Refuse a last batch of one image, which batch normalization cannot normalise."""
     # A search trains on four fifths of the images.
@@ -375,21 +416,24 @@ def _check_fit(architecture: str, dataset: str, where: str) -> None:
 
 def _check_device(config: dict[str, Any]) -> None:
     if config["device"] != "cuda":
-        for number, block in enumerate(config["maxpool"]["train"]):
+        for where, block in _blocks(config):
             if "tf32" in block["precision"]:
                 raise ConfigError(
-                    f"maxpool.train[{number}].precision: 'tf32' exists on NVIDIA GPUs only, and device is "
+                    f"{where}.precision: 'tf32' exists on NVIDIA GPUs only, and device is "
                     f"{config['device']!r}; remove it or set device: cuda"
                 )
-    if "tf32" in config["maxpool"].get("ties", {}).get("precisions", []):
-        raise ConfigError(
-            "maxpool.ties.precisions: 'tf32' exists on NVIDIA GPUs only, and ties are found on the CPU; remove it"
-        )
+    for key in ("ties", "zero_function"):
+        if "tf32" in config["maxpool"].get(key, {}).get("precisions", []):
+            raise ConfigError(
+                f"maxpool.{key}.precisions: 'tf32' exists on NVIDIA GPUs only, and this is computed on the CPU; remove it"
+            )
 
 
 def splits(config: dict[str, Any], cells: Iterable[TrainingCell]) -> dict[str, list[str]]:
-    """The splits of each dataset that the cells and the ties need."""
-    needed = {(cell.dataset, split) for cell in cells for split in (cell.train_split, TEST)}
+    """The splits of each dataset that the cells, those of `maxpool.weights` and `maxpool.zones`, and the ties need."""
+    trained = [*cells, *weights_cells(config)]
+    needed = {(cell.dataset, split) for cell in trained for split in (cell.train_split, TEST)}
+    needed |= {(cell.dataset, ZONES_SPLIT) for cell in zone_cells(config)}
     if "ties" in config["maxpool"]:
         needed.add((config["maxpool"]["ties"]["dataset"], TEST))
     found: dict[str, list[str]] = {}
@@ -422,94 +466,3 @@ def _check_ties(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"maxpool.ties.image: {ties['image']}; {ties['dataset']} has test images 0 to {images - 1}"
             )
-
-
-def _check_schema(config: Any) -> None:
-    error = best_match(_validator().iter_errors(config))
-    if error is not None:
-        raise ConfigError(_describe(error))
-
-
-def schema() -> dict[str, Any]:
-    """The schema, with the names that exist: a dataset, an architecture or a rule is known here once it is registered."""
-    found = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    names = {"dataset": DATASETS, "architecture": ARCHITECTURES, "rule": [*SIMPLE_RULES, "hybrid"]}
-    for key, values in names.items():
-        found["$defs"][key] = {"enum": list(values)}
-    entries = {
-        name: {"$ref": "#/$defs/folder"} if dataset.streamed else {"$ref": "#/$defs/source"}
-        for name, dataset in DATASETS.items()
-        if not dataset.is_embedded
-    }
-    found["properties"]["datasets"]["properties"] = entries
-    return found
-
-
-@cache
-def _validator() -> Any:
-    """A validator in which 1.0 is no integer (`seed1.0` is not `seed1`) and a number is finite."""
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": lambda _, value: type(value) is int, "number": lambda _, value: _is_finite_number(value)}
-    )
-    return validators.extend(Draft202012Validator, type_checker=types)(schema())
-
-
-def _is_finite_number(value: Any) -> bool:
-    try:
-        return type(value) in (int, float) and isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _describe(error: ValidationError) -> str:
-    where = ""
-    for part in error.absolute_path:
-        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
-    value, limit = error.instance, error.validator_value
-    match error.validator:
-        case "additionalProperties":
-            allowed = sorted(error.schema.get("properties", {}))
-            unknown = next(key for key in value if key not in allowed)
-            close = difflib.get_close_matches(str(unknown), allowed, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ";"
-            return f"{where + '.' if where else ''}{unknown}: unknown key{hint} allowed: {', '.join(allowed)}"
-        case "required":
-            missing = next(key for key in limit if key not in value)
-            return f"{where + '.' if where else ''}{missing}: missing, and required"
-        case "enum":
-            numbers = "a number or " if where.endswith(".learning_rate") else ""
-            return f"{where}: {value!r} is not allowed; {numbers}one of {', '.join(map(str, limit))}{_hint(value)}{_close(value, limit)}"
-        case "type":
-            hint = _hint(value) if limit == "number" else ""
-            return f"{where or 'configuration'}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"
-        case "minItems":
-            return f"{where}: the list is empty; give at least one entry"
-        case "uniqueItems":
-            repeated = next(item for i, item in enumerate(value) if item in value[:i])
-            return f"{where}: {repeated!r} is there twice; each entry once"
-        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
-            words = {"minimum": "at least", "maximum": "at most",
-                     "exclusiveMinimum": "more than", "exclusiveMaximum": "less than"}  # fmt: skip
-            return f"{where}: {value!r} must be {words[error.validator]} {limit}"
-        case "minProperties":
-            return f"{where}: empty; one of {', '.join(error.schema['properties'])}"
-        case "pattern" if "://" in limit:
-            return f"{where}: {value!r} must be an address that begins with http://, https:// or ftp://"
-        case "pattern":
-            return f"{where}: {value!r} must be letters, digits, _ and -, with a letter or digit first"
-    return f"{where or 'configuration'}: {error.message}"
-
-
-def _hint(value: Any) -> str:
-    """For numbers that YAML 1.1 takes for text."""
-    if isinstance(value, str) and _EXPONENT.fullmatch(value):
-        return "; YAML reads that as text: write a point and a signed exponent, as in 5.0e-4 or 1.0e+3"
-    return ""
-
-
-def _close(value: Any, allowed: list[Any]) -> str:
-    """A name that was probably meant."""
-    names = {str(name).lower().replace("_", ""): name for name in allowed}
-    plain = str(value).lower().replace("_", "").replace("-", "")
-    close = difflib.get_close_matches(plain, names, n=1)
-    return f"; did you mean {names[close[0]]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""The MaxPool study's tables (arXiv 2401.02736): runs, their summary and costs."""
+"""The MaxPool study's tables (arXiv 2401.02736): runs, their summary and costs, and distances of weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell
+from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, WEIGHTS_FACTORS, TrainingCell, WeightsCell
 from nonsmooth.files import read_json
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
@@ -17,6 +17,12 @@ from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 MEASURED = ("epoch", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "images_per_second")
 RECORDED = {"cell", "diverged", "first_nonfinite_step", "steps", "skipped_steps", "epochs_run", "device",
             "process_seconds", "peak_memory_mib", "weights_sha256", "config_hash", "git", "numerics_version"}  # fmt: skip
+# The same of a cell of weights.
+MEASURED_WEIGHTS = (
+    "epoch", "distance_l1", "distance_linf", "weights_l1", "program_test_accuracy", "reference_test_accuracy",
+    "program_train_loss", "reference_train_loss", "seconds",
+)  # fmt: skip
+RECORDED_WEIGHTS = {"cell", "program", "reference", "device", "config_hash", "git", "numerics_version"}
 REMEDY = "delete it and run snakemake again"
 
 # The published experiments (figures and tables) of the study.
@@ -48,21 +54,8 @@ def read_runs(
     """
     runs, epochs = [], []
     for wanted, metrics_path, record_path in zip(cells, metrics, records, strict=True):
-        record = read_json(record_path)
-        if not (isinstance(record, dict) and record.keys() >= RECORDED):
-            raise ValueError(f"{record_path}: not the record of a cell; {REMEDY}")
-        try:
-            cell = TrainingCell.from_dict(record["cell"])
-            device, commit = record["device"]["name"], record["git"]["commit"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{record_path}: not the record of a cell ({error!r}); {REMEDY}") from error
-        asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
-        if wanted.learning_rate == SEARCH:
-            del asked["learning_rate"]  # a cell depends on the file of its search
-        trained = {**cell.to_dict(), "numerics_version": record["numerics_version"]}
-        differing = [f"{key} {trained[key]}, not {asked[key]}" for key in asked if trained[key] != asked[key]]
-        if differing:
-            raise ValueError(f"{record_path}: the cell was trained with {'; '.join(differing)}; {REMEDY}")
+        record = _read_record(record_path, wanted, RECORDED)
+        cell = TrainingCell.from_dict(record["cell"])
         rows = _read_table(metrics_path, MEASURED)
         if len(rows) != record["epochs_run"]:
             raise ValueError(
@@ -93,15 +86,36 @@ def read_runs(
                 "job_seconds": record["process_seconds"],
                 "peak_memory_mib": record["peak_memory_mib"],
                 "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
-                "device": device,
+                "device": record["device"]["name"],
                 "weights_sha256": record["weights_sha256"],
                 "config_hash": record["config_hash"],
-                "commit": commit,
+                "commit": record["git"]["commit"],
             }
         )
         epochs.append(rows.assign(**identity, epochs=cell.epochs))
     runs_table = pd.DataFrame(runs).astype({"first_nonfinite_step": "Int64", "peak_gpu_memory_mib": "Float64"})
     return runs_table, pd.concat(epochs, ignore_index=True)
+
+
+def read_weights(
+    cells: Iterable[WeightsCell],
+    epochs: Iterable[str | Path],
+    records: Iterable[str | Path],
+) -> pd.DataFrame:
+    """One row per cell of weights and epoch, with the cell's factors, from the files of the cells, in the same order.
+
+    Raises ValueError as `read_runs` does.
+    """
+    tables = []
+    for wanted, epochs_path, record_path in zip(cells, epochs, records, strict=True):
+        record = _read_record(record_path, wanted, RECORDED_WEIGHTS)
+        rows = _read_table(epochs_path, MEASURED_WEIGHTS)
+        if len(rows) != wanted.epochs + 1:
+            raise ValueError(f"{epochs_path}: {len(rows)} rows, not {wanted.epochs + 1}, epoch 0 included; {REMEDY}")
+        diverged = {f"{side}_diverged": record[side]["diverged"] for side in ("program", "reference")}
+        tables.append(rows[list(MEASURED_WEIGHTS)].assign(**wanted.factors, **diverged))
+    table = pd.concat(tables, ignore_index=True)
+    return table[[*WEIGHTS_FACTORS, *MEASURED_WEIGHTS, "program_diverged", "reference_diverged"]]
 
 
 def summarize(runs: pd.DataFrame) -> pd.DataFrame:
@@ -191,6 +205,26 @@ def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:
 def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ...]]:
     """The distinct combinations of `factors`, in order of appearance."""
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _read_record(path: str | Path, wanted: TrainingCell | WeightsCell, keys: set[str]) -> dict[str, Any]:
+    """The record of a cell, if it was trained as is `wanted` and with this version of the numbers."""
+    record = read_json(path)
+    if not (isinstance(record, dict) and record.keys() >= keys):
+        raise ValueError(f"{path}: not the record of a cell; {REMEDY}")
+    try:
+        trained = type(wanted).from_dict(record["cell"]).to_dict()
+        _ = record["device"]["name"], record["git"]["commit"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the record of a cell ({error!r}); {REMEDY}") from error
+    asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
+    if wanted.learning_rate == SEARCH:
+        del asked["learning_rate"]  # a cell depends on the file of its search
+    trained |= {"numerics_version": record["numerics_version"]}
+    differing = [f"{key} {trained[key]}, not {asked[key]}" for key in asked if trained[key] != asked[key]]
+    if differing:
+        raise ValueError(f"{path}: the cell was trained with {'; '.join(differing)}; {REMEDY}")
+    return record
 
 
 def _read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:

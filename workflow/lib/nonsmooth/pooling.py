@@ -1,7 +1,8 @@
 """Max pooling with a chosen derivative at ties.
 
 All rules agree wherever a window has one maximum, so over the reals they are the same program almost
-everywhere. `max_pool2d` is a drop-in for `torch.nn.functional.max_pool2d` with one more argument.
+everywhere. `max_pool2d` is a drop-in for `torch.nn.functional.max_pool2d` with one more argument. One rule is another
+pooling in its place: Euclidean norms, whose derivative is a choice at zero windows only.
 Definitions: arXiv 2401.02736, and `docs/methods.md`.
 """
 
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.modules import replace_modules
-from nonsmooth.rules import Hybrid, Minimal, Native, Rule, parse_rule, rule_beta
+from nonsmooth.rules import Hybrid, Minimal, Native, Norm, Rule, parse_rule, rule_beta
 
-__all__ = ["Hybrid", "MaxPool2d", "Minimal", "Native", "Rule", "max_pool2d", "parse_rule", "replace_max_pools"]
+__all__ = ["Hybrid", "MaxPool2d", "Minimal", "Native", "Norm", "Rule", "max_pool2d", "parse_rule", "replace_max_pools"]
 
 # The Jacobian is applied in this type and the result is rounded to the working type once.
 WIDE = torch.float64
@@ -42,20 +43,25 @@ def max_pool2d(
         input: (N, C, H, W) or (C, H, W), any floating dtype and memory layout; N may be 0.
         kernel_size, stride, padding, dilation, ceil_mode, return_indices: as in
             `torch.nn.functional.max_pool2d`.
-        rule: `Native()`, `Minimal()` or `Hybrid(beta, evaluation)`.
+        rule: `Native()`, `Minimal()`, `Hybrid(beta, evaluation)`, or `Norm(derivative)` for norms in place of maxima.
 
     Returns:
         The pooled tensor in the dtype of `input`, and PyTorch's argmax with `return_indices`. For native,
         minimal and exact hybrid it is PyTorch's output bit for bit. With k maxima in a window the gradient g
         reaches PyTorch's argmax as `g * (k - beta * (k - 1)) / k` and every other maximum as
         `g * beta / k`, computed in float64 and rounded once (beta = 1 for minimal). +0 and -0 tie; padding
-        never ties; a window with a NaN passes its gradient to the NaN that PyTorch chose.
+        never ties; a window with a NaN passes its gradient to the NaN that PyTorch chose. With `Norm`: the norm ||x||
+        of each window, and the gradient `g * x / ||x||`, or `g * derivative` at every entry of a window of zeros, each
+        computed in float64 and rounded once. A NaN in a window makes its norm and gradients NaN; an infinity makes the
+        norm infinite and the gradient 0 at finite values, NaN at infinite ones. A norm that overflows in the dtype
+        of `input` has the gradient of the true norm.
 
     Raises:
-        ValueError: `Hybrid(evaluation="composed")` with windows that do not tile the input, which the
+        ValueError: `Hybrid(evaluation="composed")` or `Norm` with windows that do not tile the input, which the
             published program cannot do, or with `return_indices`; minimal or exact hybrid with a window that
             holds nothing but padding (possible with dilation), where PyTorch's argmax points nowhere.
-        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses.
+        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses; `Norm` with integers, or differentiated
+            with create_graph=True.
     """
     geometry = _Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
     match rule:
@@ -63,6 +69,13 @@ def max_pool2d(
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
             return _composed(input, geometry, beta)
+        case Norm(derivative=derivative):
+            if return_indices:
+                raise ValueError(f"max_pool2d: rule {rule} has no indices")
+            if not input.is_floating_point():
+                raise TypeError(f"max_pool2d: rule {rule} needs floating-point input, got {input.dtype}")
+            geometry.require_tiling(input, f"rule {rule}")
+            return _NormPool2d.apply(input, geometry.kernel, derivative)
         # At beta = 0 no other maximum gets anything, not even 0 * inf.
         case Native() | Hybrid(beta=0):
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
@@ -148,6 +161,18 @@ class _Geometry(NamedTuple):
         """Whether an input value can lie in two windows (a safe yes for interleaved dilated windows)."""
         spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
         return any(span > stride for span, stride in zip(spans, self.stride, strict=True))
+
+    def require_tiling(self, input: Tensor, what: str, remedy: str = "") -> None:
+        """Raises ValueError unless the windows lie side by side and cover the input; the message begins with `what`."""
+        height, width = input.shape[-2:]
+        (kh, kw), stride, padding, dilation, _ = self
+        is_plain = stride == self.kernel and padding == (0, 0) and dilation == (1, 1)
+        if not (is_plain and min(kh, kw) > 0 and height % kh == 0 and width % kw == 0):
+            raise ValueError(
+                f"max_pool2d: {what} needs stride = kernel_size, no padding, no dilation and windows that tile the input; "
+                f"got kernel_size={self.kernel}, stride={stride}, padding={padding}, dilation={dilation} on "
+                f"{height} x {width}.{remedy}"
+            )
 
     def require_input_in_every_window(self, input: Tensor) -> None:
         """Raises ValueError if a window lies in the padding altogether, which takes dilation and padding."""
@@ -394,21 +419,65 @@ def _composed(input: Tensor, geometry: _Geometry, beta: float) -> Tensor:
     amax, whose gradient PyTorch multiplies by the mask of maxima and divides by their number.
     """
     native = torch.nn.functional.max_pool2d(input, *geometry)
-    (kh, kw), height, width = geometry.kernel, input.shape[-2], input.shape[-1]
-    tiles = (
-        geometry.stride == geometry.kernel
-        and geometry.padding == (0, 0)
-        and geometry.dilation == (1, 1)
-        and height % kh == 0
-        and width % kw == 0
-    )
-    if not tiles:
-        raise ValueError(
-            "max_pool2d: evaluation='composed' follows a published program that needs stride = kernel_size, no "
-            f"padding, no dilation and windows that tile the input; got kernel_size={geometry.kernel}, "
-            f"stride={geometry.stride}, padding={geometry.padding}, dilation={geometry.dilation} on "
-            f"{height} x {width}. Use evaluation='exact'."
-        )
-    tiled = input.reshape(*input.shape[:-2], height // kh, kh, width // kw, kw)
-    minimal = tiled.amax(dim=(-3, -1))
+    geometry.require_tiling(input, "evaluation='composed' follows a published program that", " Use evaluation='exact'.")
+    minimal = _tiled(input, geometry.kernel).amax(dim=(-3, -1))
     return beta * minimal + (1 - beta) * native
+
+
+def _tiled(input: Tensor, kernel: Sequence[int]) -> Tensor:
+    """(..., H, W) as (..., H / kh, kh, W / kw, kw): the windows that tile it are dimensions -3 and -1."""
+    (kh, kw), (height, width) = kernel, input.shape[-2:]
+    return input.reshape(*input.shape[:-2], height // kh, kh, width // kw, kw)
+
+
+class _NormPool2d(torch.autograd.Function):
+    """Euclidean norms of windows that tile the input; once differentiable."""
+
+    @staticmethod
+    def forward(ctx, input: Tensor, kernel: tuple[int, int], derivative: float) -> Tensor:
+        ctx.save_for_backward(input)
+        ctx.kernel, ctx.derivative = kernel, derivative
+        return _norm_pool(input, kernel)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        if torch.is_grad_enabled():  # PyTorch's `once_differentiable` misses that the result depends on the input
+            raise RuntimeError("max_pool2d: norms can be differentiated once only, and create_graph=True asks for more")
+        return _norm_pool_backward(grad, *ctx.saved_tensors, ctx.kernel, ctx.derivative), None, None
+
+
+@torch.library.custom_op("nonsmooth::norm_pool2d", mutates_args=())
+def _norm_pool(input: Tensor, kernel: Sequence[int]) -> Tensor:
+    _, scale, norm = _scaled_norm(input, kernel)
+    return _round((scale * norm).squeeze(-1).squeeze(-2), input.dtype)
+
+
+@torch.library.custom_op("nonsmooth::norm_pool2d_backward", mutates_args=())
+def _norm_pool_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], derivative: float) -> Tensor:
+    values, _, norm = _scaled_norm(input, kernel)
+    direction = torch.where(norm == 0, derivative, values / norm)
+    product = grad.to(WIDE)[..., :, None, :, None] * direction
+    result = _round(product.reshape(input.shape), input.dtype)
+    return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
+
+
+@_norm_pool.register_fake
+def _(input, kernel) -> Tensor:
+    return _tiled(input, kernel)[..., 0, :, 0].contiguous()
+
+
+@_norm_pool_backward.register_fake
+def _(grad, input, kernel, derivative) -> Tensor:
+    return torch.empty_like(input)
+
+
+def _scaled_norm(input: Tensor, kernel: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tiled values in float64, divided by a power of two per window so that no square over- or underflows; that power;
+    and the norm of the divided values. Dividing by it is exact, and so are squares of types narrower than float64."""
+    values = _tiled(input.to(WIDE), kernel)
+    largest = values.abs().amax(dim=(-3, -1), keepdim=True)
+    # The exponent's bits alone: the power of two at or below a normal number.
+    scale = (largest.view(torch.int64) & (0x7FF << 52)).view(WIDE)
+    scale = scale.clamp(min=torch.finfo(WIDE).tiny).where(largest.isfinite(), 1.0)
+    values = values / scale
+    return values, scale, values.square().sum(dim=(-3, -1), keepdim=True).sqrt()

@@ -186,7 +186,18 @@ OPERATIONS: dict[str, Rounding] = {
         Rounding.EXACT,
     ),
     # Not add and sub: their 16-bit CPU kernels round a scalar operand, such as SGD's rate, to 16 bits first.
-    **dict.fromkeys(("div", "max_pool2d_jacobian", "max_pool2d_transposed_jacobian", "mul", "sqrt"), Rounding.ONCE),
+    **dict.fromkeys(
+        (
+            "div",
+            "max_pool2d_jacobian",
+            "max_pool2d_transposed_jacobian",
+            "mul",
+            "norm_pool2d",
+            "norm_pool2d_backward",
+            "sqrt",
+        ),
+        Rounding.ONCE,
+    ),
     **dict.fromkeys(
         (
             "_log_softmax",

@@ -1,4 +1,4 @@
-"""The MaxPool backward rules as plain values, with the names that paths and configs use.
+"""The backward rules of poolings as plain values, with the names that paths and configs use.
 
 Torch-free, so that the workflow can be planned without importing torch; `nonsmooth.pooling` gives them
 their meaning.
@@ -7,9 +7,11 @@ their meaning.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Evaluation = Literal["exact", "composed"]
 EVALUATIONS: tuple[str, ...] = get_args(Evaluation)
@@ -43,13 +45,7 @@ class Hybrid:
     evaluation: Evaluation = "exact"
 
     def __post_init__(self) -> None:
-        try:
-            beta = float("nan") if isinstance(self.beta, bool | str) else float(self.beta)
-        except (TypeError, ValueError, OverflowError):
-            beta = float("nan")
-        if not isfinite(beta):
-            raise ValueError(f"Hybrid: beta must be a finite number, got {self.beta!r}")
-        object.__setattr__(self, "beta", beta)
+        object.__setattr__(self, "beta", _finite(self.beta, "Hybrid: beta"))
         if self.evaluation not in EVALUATIONS:
             raise ValueError(f"Hybrid: evaluation must be one of {list(EVALUATIONS)}, got {self.evaluation!r}")
 
@@ -57,29 +53,54 @@ class Hybrid:
         return f"hybrid-{number(self.beta)}-{self.evaluation}"
 
 
-Rule = Native | Minimal | Hybrid
+@dataclass(frozen=True)
+class Norm:
+    """Not a maximum: the window's Euclidean norm, which has no derivative where the whole window is zero.
 
-# The rules that have no parameter, by name. docs/extending.md shows how to add one.
-SIMPLE_RULES: dict[str, type[Rule]] = {"native": Native, "minimal": Minimal}
+    `derivative` is what every entry of such a window gets there.
+    """
 
-_HYBRID = re.compile(r"hybrid-(?P<beta>-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)-(?P<evaluation>[a-z]+)")
+    derivative: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "derivative", _finite(self.derivative, "Norm: derivative"))
+
+    def __str__(self) -> str:
+        return f"norm-{number(self.derivative)}"
+
+
+Rule = Native | Minimal | Hybrid | Norm
+
+# The rules that a configuration calls by one word, and what makes them. docs/extending.md shows how to add one.
+SIMPLE_RULES: dict[str, Callable[[], Rule]] = {
+    "native": Native,
+    "minimal": Minimal,
+    "norm-0": partial(Norm, 0.0),
+    "norm-1": partial(Norm, 1.0),
+}
+
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
+_HYBRID = re.compile(rf"hybrid-(?P<beta>{_NUMBER})-(?P<evaluation>[a-z]+)")
+_NORM = re.compile(rf"norm-(?P<derivative>{_NUMBER})")
 
 
 def parse_rule(name: str) -> Rule:
-    """The rule called `name`: `native`, `minimal` or `hybrid-<beta>-<evaluation>`; the inverse of `str`.
+    """The rule called `name`: `native`, `minimal`, `hybrid-<beta>-<evaluation>` or `norm-<derivative>`; the inverse of `str`.
 
-    Raises ValueError for anything else, such as a beta that is not written in its shortest form.
+    Raises ValueError for anything else, such as a number that is not written in its shortest form.
     """
     if name in SIMPLE_RULES:
         return SIMPLE_RULES[name]()
-    match = _HYBRID.fullmatch(name)
-    if match and match["evaluation"] in EVALUATIONS:
+    if (match := _HYBRID.fullmatch(name)) and match["evaluation"] in EVALUATIONS:
         rule = Hybrid(float(match["beta"]), match["evaluation"])
-        if str(rule) == name:
-            return rule
+    elif match := _NORM.fullmatch(name):
+        rule = Norm(float(match["derivative"]))
+    else:
+        forms = [*SIMPLE_RULES, *(f"hybrid-<beta>-{evaluation}" for evaluation in EVALUATIONS), "norm-<derivative>"]
+        raise ValueError(f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'")
+    if str(rule) != name:
         raise ValueError(f"pooling rule {name!r}: write the number in its shortest form, {str(rule)!r}")
-    forms = [*SIMPLE_RULES, *(f"hybrid-<beta>-{evaluation}" for evaluation in EVALUATIONS)]
-    raise ValueError(f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'")
+    return rule
 
 
 def rule_beta(rule: Rule) -> float:
@@ -98,3 +119,13 @@ def rule_beta(rule: Rule) -> float:
 def number(value: float) -> str:
     """The shortest text that reads back as `value`, integers without a decimal point."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+
+
+def _finite(value: Any, what: str) -> float:
+    try:
+        result = float("nan") if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        result = float("nan")
+    if not isfinite(result):
+        raise ValueError(f"{what} must be a finite number, got {value!r}")
+    return result

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nonsmooth import architectures, provenance
-from nonsmooth.cells import TrainingCell
+from nonsmooth.cells import TrainingCell, WeightsCell
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import content_hash
 from nonsmooth.images import Images, StreamedImages
@@ -51,6 +51,16 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     deterministic: bool = True
+
+    @classmethod
+    def of_job(cls, wanted: dict[str, Any], threads: int) -> Settings:
+        """The settings of a job that has got `threads`. Raises ValueError if these are fewer than a cell needs."""
+        if threads < wanted["threads"]:
+            raise ValueError(
+                f"threads: {wanted['threads']} per cell, but Snakemake gave {threads}, and sums depend on it; "
+                f"run with --cores {wanted['threads']} or more"
+            )
+        return cls(**wanted)
 
     def on_this_machine(self) -> Settings:
         """The settings with `auto` decided. Raises ValueError if a GPU is asked for and there is none."""
@@ -102,53 +112,60 @@ def train(
     precision.require(device)
     configure(settings)
 
-    with _memory_errors(cell, device):
-        run, model, outcome = _run(cell, train_set, test_set, precision, device, on_epoch)
-    with precision.arithmetic(device):
-        flags = backend_flags()
-    run.record = {
-        "cell": cell.to_dict(),
-        "config_hash": content_hash([cell.to_dict(), vars(settings), NUMERICS_VERSION]),
-        "epochs_run": len(run.metrics),
-        **outcome.to_dict(),
-        "weights_sha256": weights_hash(model),
-        "settings": vars(settings),
-        "flags": flags,
-        "device": provenance.device(settings.device),
-        "seconds": round(time.time() - started, 2),
-        **provenance.usage(settings.device),
-        **provenance.environment(),
-    }
+    run = Run()
+    with memory_errors(cell, device):
+        for epoch in epochs(cell, train_set, test_set, precision, device):
+            run.metrics.append(epoch.row)
+            if on_epoch is not None:
+                on_epoch(epoch.row)
+    run.record = {**epoch.outcome(), **made_by(cell, settings, started)}
     return run
 
 
-def _run(
+class Epoch(NamedTuple):
+    """A run after an epoch: its row of metrics, and what goes on changing: the network and whether it diverged."""
+
+    row: dict[str, Any]
+    model: nn.Module
+    steps: _Steps
+
+    def outcome(self) -> dict[str, Any]:
+        """Of a run that ends with this epoch, for its record."""
+        return {
+            "epochs_run": self.row["epoch"],
+            **self.steps.to_dict(),
+            "weights_sha256": weights_hash(self.model),
+        }
+
+
+def epochs(
     cell: TrainingCell,
     train_set: Images | StreamedImages,
     test_set: Images | StreamedImages,
     precision: Precision,
     device: torch.device,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
-) -> tuple[Run, nn.Module, _Outcome]:
-    """The epochs of `train`: metrics, the trained model, and whether it diverged."""
+) -> Iterator[Epoch]:
+    """Train `cell` epoch by epoch, as the caller asks for them; see `train`. Ends early where the weights are not finite.
+
+    Nothing global is left changed between epochs, so that two runs can take turns.
+    """
     model = initial_model(cell).to(device)
     optimizer = build_optimizer(cell, model)
     schedule = build_schedule(cell, optimizer)
     scaler = precision.loss_scaler(device)
     draws = torch.Generator().manual_seed(cell.seed)
-    outcome = _Outcome(device)
-    run = Run()
+    steps = _Steps(device)
 
     for epoch in range(1, cell.epochs + 1):
         clock = time.perf_counter()
         learning_rate = schedule.get_last_lr()[0]
         sums = _Sums(device)
-        skipped_before = outcome.skipped_steps
+        skipped_before = steps.skipped
         model.train()
         for images, labels in train_set.batches(cell.batch_size, draws, cell.augmentation):
             with precision.arithmetic(device):
                 loss, logits, skipped = step(model, optimizer, scaler, precision, images, labels)
-            outcome.record(loss, model, skipped)
+            steps.record(loss, model, skipped)
             sums.add(loss, logits, labels)
         schedule.step()
         train_loss, train_accuracy = sums.means()
@@ -161,21 +178,35 @@ def _run(
             "train_accuracy": train_accuracy,
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
-            "skipped_steps": outcome.skipped_steps - skipped_before,
+            "skipped_steps": steps.skipped - skipped_before,
             "seconds": round(seconds, 4),
             "images_per_second": round(len(train_set) / seconds, 1),
         }
-        run.metrics.append(row)
-        if on_epoch is not None:
-            on_epoch(row)
+        yield Epoch(row, model, steps)
         if not _finite(model):
             logger.info("weights are not finite: stopping after epoch %d", epoch)
             break
-    return run, model, outcome
+
+
+def made_by(cell: TrainingCell | WeightsCell, settings: Settings, started: float) -> dict[str, Any]:
+    """What every record says of how it was made: the cell, settings, flags, machine, versions, time and memory."""
+    device = torch.device(settings.device)
+    with PRECISIONS[cell.precision].arithmetic(device):
+        flags = backend_flags()
+    return {
+        "cell": cell.to_dict(),
+        "config_hash": content_hash([cell.to_dict(), vars(settings), NUMERICS_VERSION]),
+        "settings": vars(settings),
+        "flags": flags,
+        "device": provenance.device(settings.device),
+        "seconds": round(time.time() - started, 2),
+        **provenance.usage(settings.device),
+        **provenance.environment(),
+    }
 
 
 @contextmanager
-def _memory_errors(cell: TrainingCell, device: torch.device) -> Iterator[None]:
+def memory_errors(cell: TrainingCell | WeightsCell, device: torch.device) -> Iterator[None]:
     """Out of memory, said of the cell."""
     try:
         yield
@@ -240,13 +271,18 @@ def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimiz
 
 
 def build_schedule(cell: TrainingCell, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Cosine annealing to 0 after the last epoch, or division by 10 every 30 epochs. Raises ValueError for another name."""
+    """Cosine annealing to 0 after the last epoch, division by 10 every 30 epochs, or a constant rate.
+
+    Raises ValueError for another name.
+    """
     match cell.schedule:
         case "cosine":
             return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cell.epochs)
         case "step":
             return torch.optim.lr_scheduler.StepLR(optimizer, STEP_EPOCHS, STEP_FACTOR)
-    raise ValueError(f"unknown schedule {cell.schedule!r}; expected 'cosine' or 'step'")
+        case "constant":
+            return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    raise ValueError(f"unknown schedule {cell.schedule!r}; expected 'cosine', 'step' or 'constant'")
 
 
 def evaluate(model: nn.Module, data: Images | StreamedImages, precision: Precision) -> tuple[float, float]:
@@ -313,30 +349,30 @@ class _Sums:
         return self.loss.item() / self.count, self.correct.item() / self.count
 
 
-class _Outcome:
-    """The first non-finite step, kept on the device, and the steps that the loss scaler skipped."""
+class _Steps:
+    """The steps taken, those that the loss scaler skipped, and the first non-finite one, kept on the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.steps = 0
-        self.skipped_steps = 0
+        self.taken = 0
+        self.skipped = 0
         self.first_nonfinite = torch.zeros((), dtype=torch.int64, device=device)
 
     def record(self, loss: Tensor, model: nn.Module, skipped: bool) -> None:
-        self.steps += 1
-        self.skipped_steps += skipped
+        self.taken += 1
+        self.skipped += skipped
         finite = _largest_weight(model).isfinite()
         if not skipped:
             finite = finite & loss.isfinite()
         is_first = ~finite & (self.first_nonfinite == 0)
-        self.first_nonfinite += is_first * self.steps
+        self.first_nonfinite += is_first * self.taken
 
     def to_dict(self) -> dict[str, Any]:
         step = self.first_nonfinite.item()
         return {
             "diverged": step > 0,
             "first_nonfinite_step": step or None,
-            "steps": self.steps,
-            "skipped_steps": self.skipped_steps,
+            "steps": self.taken,
+            "skipped_steps": self.skipped,
         }
 
 

@@ -1,6 +1,5 @@
 """Train one cell: metrics per epoch, and the record of outcome and provenance."""
 
-import csv
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 
 from nonsmooth import images, training
 from nonsmooth.cells import SEARCH, TrainingCell
-from nonsmooth.files import atomic, read_json, write_json
+from nonsmooth.files import read_json, write_json, write_rows
 from nonsmooth.joblog import job_log
 
 
@@ -31,21 +30,13 @@ def train(
         for path in (train_path, test_path)
     )
     run = training.train(cell, train_set, test_set, settings, on_epoch=log)
-    with atomic(metrics) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, run.metrics[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(run.metrics)
+    write_rows(metrics, run.metrics)
     write_json(record, run.record)
 
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        wanted = snakemake.params.settings
-        if snakemake.threads < wanted["threads"]:
-            raise ValueError(
-                f"threads: {wanted['threads']} per cell, but Snakemake gave {snakemake.threads}, and sums depend on it; "
-                f"run with --cores {wanted['threads']} or more"
-            )
+        settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         cell = TrainingCell.from_dict(snakemake.params.cell)
         if cell.learning_rate == SEARCH:
             cell = replace(cell, learning_rate=read_json(snakemake.input.search[0])["learning_rate"])
@@ -53,8 +44,8 @@ if __name__ == "__main__":
             cell,
             snakemake.input.train,
             snakemake.input.test,
-            training.Settings(**wanted),
+            settings,
             Path(snakemake.output.metrics),
             Path(snakemake.output.record),
-            workers=snakemake.threads - wanted["threads"],
+            workers=snakemake.threads - settings.threads,
         )

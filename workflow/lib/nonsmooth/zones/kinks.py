@@ -15,12 +15,8 @@ from torch import Tensor, nn
 
 from nonsmooth.activations import ReLU
 from nonsmooth.pooling import MaxPool2d, _Geometry, _select, _Windows
+from nonsmooth.rules import Norm
 from nonsmooth.zones.bounds import undecided_windows
-
-
-class Norm:
-    pass
-
 
 # The modules whose derivative is a choice.
 KINKED = (MaxPool2d, ReLU)

@@ -1,0 +1,48 @@
+"""Train the two programs of a cell: distance and accuracies per epoch, and the record of outcomes and provenance."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from nonsmooth import images, training
+from nonsmooth.cells import WeightsCell
+from nonsmooth.files import write_json, write_rows
+from nonsmooth.joblog import job_log
+from nonsmooth.weights import train_pair
+
+
+def weights(
+    cell: WeightsCell,
+    train_path: str,
+    test_path: str,
+    settings: training.Settings,
+    epochs: Path,
+    record: Path,
+    workers: int = 0,
+) -> None:
+    def log(row: dict) -> None:
+        logging.info(", ".join(f"{key} {value:.6g}" for key, value in row.items() if value is not None))
+
+    settings = settings.on_this_machine()
+    train_set, test_set = (
+        images.load(cell.dataset, cell.architecture, path, torch.device(settings.device), workers)
+        for path in (train_path, test_path)
+    )
+    run = train_pair(cell, train_set, test_set, settings, on_epoch=log)
+    write_rows(epochs, run.metrics)
+    write_json(record, run.record)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
+        weights(
+            WeightsCell.from_dict(snakemake.params.cell),
+            snakemake.input.train,
+            snakemake.input.test,
+            settings,
+            Path(snakemake.output.epochs),
+            Path(snakemake.output.record),
+            workers=snakemake.threads - settings.threads,
+        )
