@@ -9,15 +9,13 @@ from typing import Any
 import pandas as pd
 
 from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell
-from nonsmooth.files import read_json
-from nonsmooth.numerics import NUMERICS_VERSION
+from nonsmooth.records import REMEDY, read_record, read_table
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
 # What the tables take from the files of a cell.
 MEASURED = ("epoch", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "images_per_second")
 RECORDED = {"cell", "diverged", "first_nonfinite_step", "steps", "skipped_steps", "epochs_run", "device",
             "process_seconds", "peak_memory_mib", "weights_sha256", "config_hash", "git", "numerics_version"}  # fmt: skip
-REMEDY = "delete it and run snakemake again"
 
 # The published experiments (figures and tables) of the study.
 EXPERIMENTS = {
@@ -48,22 +46,10 @@ def read_runs(
     """
     runs, epochs = [], []
     for wanted, metrics_path, record_path in zip(cells, metrics, records, strict=True):
-        record = read_json(record_path)
-        if not (isinstance(record, dict) and record.keys() >= RECORDED):
-            raise ValueError(f"{record_path}: not the record of a cell; {REMEDY}")
-        try:
-            cell = TrainingCell.from_dict(record["cell"])
-            device, commit = record["device"]["name"], record["git"]["commit"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{record_path}: not the record of a cell ({error!r}); {REMEDY}") from error
-        asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
-        if wanted.learning_rate == SEARCH:
-            del asked["learning_rate"]  # a cell depends on the file of its search
-        trained = {**cell.to_dict(), "numerics_version": record["numerics_version"]}
-        differing = [f"{key} {trained[key]}, not {asked[key]}" for key in asked if trained[key] != asked[key]]
-        if differing:
-            raise ValueError(f"{record_path}: the cell was trained with {'; '.join(differing)}; {REMEDY}")
-        rows = _read_table(metrics_path, MEASURED)
+        # A cell depends on the file of its search.
+        unknown = {"learning_rate"} if wanted.learning_rate == SEARCH else ()
+        cell, record = read_record(record_path, wanted, RECORDED, unknown)
+        rows = read_table(metrics_path, MEASURED)
         if len(rows) != record["epochs_run"]:
             raise ValueError(
                 f"{metrics_path}: {len(rows)} epochs, and {record['epochs_run']} in {Path(record_path).name}; {REMEDY}"
@@ -93,10 +79,10 @@ def read_runs(
                 "job_seconds": record["process_seconds"],
                 "peak_memory_mib": record["peak_memory_mib"],
                 "peak_gpu_memory_mib": record.get("peak_gpu_memory_mib"),
-                "device": device,
+                "device": record["device"]["name"],
                 "weights_sha256": record["weights_sha256"],
                 "config_hash": record["config_hash"],
-                "commit": commit,
+                "commit": record["git"]["commit"],
             }
         )
         epochs.append(rows.assign(**identity, epochs=cell.epochs))
@@ -191,14 +177,3 @@ def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:
 def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ...]]:
     """The distinct combinations of `factors`, in order of appearance."""
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
-
-
-def _read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a table ({' '.join(str(error).split())}); {REMEDY}") from error
-    missing = [name for name in columns if name not in table]
-    if missing or table.empty:
-        raise ValueError(f"{path}: no {', '.join(missing) or 'rows'}; {REMEDY}")
-    return table

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from nonsmooth import plotting
-from nonsmooth.files import atomic, write_text
 from nonsmooth.joblog import job_log
+from nonsmooth.tables import write
 
 CONDITION = {
     "dataset": "dataset",
@@ -51,22 +51,6 @@ def readable(table: pd.DataFrame, headings: dict[str, str]) -> pd.DataFrame:
         evaluation=table.evaluation.where(table.evaluation != "", table.rule),
     )
     return words[list(headings)].rename(columns=headings)
-
-
-def write(table: pd.DataFrame, outputs: dict[str, str]) -> None:
-    with atomic(outputs["csv"]) as temporary:
-        table.to_csv(temporary, index=False)
-    # tabulate writes a NaN as "nan", and would read the numbers in text with two decimals.
-    text = [position for position, name in enumerate(table) if not pd.api.types.is_numeric_dtype(table[name])]
-    markdown = (
-        table.astype(object)
-        .where(table.notna(), None)
-        .to_markdown(index=False, floatfmt=".2f", missingval="", disable_numparse=text if len(table) else True)
-    )
-    write_text(outputs["md"], markdown + "\n")
-    latex = table.style.hide(axis="index").format(precision=2, na_rep="", escape="latex")
-    latex = latex.format_index(escape="latex", axis="columns").to_latex(hrules=True, environment="longtable")
-    write_text(outputs["tex"], latex)
 
 
 def read(path: str) -> pd.DataFrame:
