@@ -291,7 +291,7 @@ ALL_PRECISIONS = ("float16", "bfloat16", "mixed16", "tf32", "float32", "float64"
 # Decades of the differences of two rules, and the share of minibatches of each class.
 DECADES = {"float16": (-3, 0), "bfloat16": (-2, 1), "mixed16": (-3.5, -0.5), "tf32": (-5, -2), "float32": (-6, -2)}
 SHARES = {
-    **dict.fromkeys(("float16", "bfloat16", "mixed16"), {"rounding_induced": 0.8, "real": 0.1, "undecided": 0.1}),
+    **{name: {"rounding_induced": 0.8, "real": 0.1, "undecided": 0.1} for name in ("float16", "bfloat16", "mixed16")},
     "tf32": {"rounding_induced": 0.4, "real": 0.4, "compensation": 0.2},
     "float32": {"real": 0.3, "rounding_induced": 0.2, "compensation": 0.5},
     "float64": {"identical": 0.9, "compensation": 0.1},
@@ -305,10 +305,7 @@ def zone_cells(**factors: Iterable) -> list[ZoneCell]:
     """The product of the given factors; what is not given has one usual value, but two seeds."""
     usual = {name: (getattr(ZoneCell(dataset="cifar10", architecture="vgg11"), name),) for name in ZONE_CONDITION}
     values = {**usual, "seed": range(2), **factors}
-    return [
-        ZoneCell(**dict(zip(values, product, strict=True)))
-        for product in itertools.product(*values.values())
-    ]
+    return [ZoneCell(**dict(zip(values, product, strict=True))) for product in itertools.product(*values.values())]
 
 
 def usual_difference(cell: ZoneCell, generator: np.random.Generator) -> tuple[float, str]:
@@ -447,7 +444,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ZoneFile
 
 
 # -------------------------------------------------------------------------------------------------- figures
-
 
 
 def draw(plot: Callable, *arguments) -> tuple[Figure, pd.DataFrame]:

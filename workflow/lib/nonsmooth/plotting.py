@@ -96,14 +96,15 @@ def condition_title(condition: dict[str, Any]) -> str:
 
 
 def zone_words(values: dict[str, Any]) -> list[str]:
-    """What tells one measurement of zones from another, in words; `values` may have any of the factors of the zones."""
+    """What tells one measurement of zones from another, in words; `values` may have any of the factors of the zones. No noise
+    is not worth a word."""
     words = [word(values[name]) for name in ("dataset", "architecture", "normalization", "precision") if name in values]
     if "batch_size" in values:
         words.append(f"batch size {values['batch_size']:,}")
     if "program" in values:
         words.append(pair_words(values["program"], values["reference"]))
-    if "noise" in values:
-        words.append(f"noise {values['noise']:g}" if values["noise"] else "no noise")
+    if values.get("noise"):
+        words.append(f"noise {values['noise']:g}")
     if "kernels" in values:
         words.append(f"{values['kernels']} kernels")
     return words
@@ -112,13 +113,14 @@ def zone_words(values: dict[str, Any]) -> list[str]:
 def pair_words(program: str, reference: str) -> str:
     """Two programs in words; a program against itself is the control."""
     if program == reference:
-        return f"{program_words(program)} twice"
+        return f"{program_words(program)} twice (control)"
     return f"{program_words(program)} vs {program_words(reference)}"
 
 
 def program_words(program: str) -> str:
-    """A program as readers know it: `native+relu-1` is native with ReLU'(0) = 1."""
+    """A program as readers know it: `native+relu-1` is native with ReLU'(0) = 1, `norm-1` is norm pooling with 1 at 0."""
     rule, separator, derivative = program.partition("+relu-")
+    rule = f"norm pooling, {rule.removeprefix('norm-')} at 0" if rule.startswith("norm-") else rule
     return f"{rule}, ReLU'(0) = {derivative}" if separator else rule
 
 
