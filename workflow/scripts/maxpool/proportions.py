@@ -14,6 +14,7 @@ from nonsmooth.zones.tables import THRESHOLDS, principal
 
 # What a panel varies, and in which order.
 PANELS = {"architecture": list(ARCHITECTURES), "batch_size": None, "normalization": list(NORMALIZATIONS)}
+FACTORS = {"architecture": "architecture", "batch_size": "batch size", "normalization": "batch norm"}
 COLUMNS = [*ZONE_CONDITION, "seeds", "minibatches", "nonfinite", "above", "proportion", "low", "high", "proportion_min",
            "proportion_max"]  # fmt: skip
 # Of the distance between groups: the widest place of a bar, and what all bars of a group take. A bar leaves a part of its
@@ -46,8 +47,12 @@ def plot(
         draw_seeds(axis, rows.drop(columns="proportion").merge(by_seed, on=list(ZONE_CONDITION)))
         draw_published(axis, with_published(rows, published), precisions)
         axis.set_title(title, fontsize=9)
-    axes[0, 0].set(ylabel="minibatches above\nthe threshold (%)", ylim=(0, 104))
-    data = with_published(pd.concat([rows.assign(panel=title) for title, rows in panels]), published, how="left")
+    axes[0, 0].set(ylabel="minibatches above\nthe threshold (%)", ylim=(-1, 104))
+    data = with_published(
+        pd.concat([rows.assign(panel=title.splitlines()[0] if title else "") for title, rows in panels]),
+        published,
+        how="left",
+    )
     handles = legend_handles(precisions, data)
     columns = plotting.legend_columns(handles, figure)
     figure.set_figheight(3.1 + 0.18 * -(-len(handles) // columns))
@@ -75,9 +80,8 @@ def choose_panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             value: place for place, value in enumerate(sorted(set(rows[factor]), key=order.index if order else None))
         }
         labels = rows[factor].map(lambda value, name=factor: group_label(name, value))
-        panels.append(
-            (", ".join(plotting.zone_words(fixed)), rows.assign(place=rows[factor].map(places), label=labels))
-        )
+        title = f"by {FACTORS[factor]}\n({', '.join(plotting.zone_words(fixed))})"
+        panels.append((title, rows.assign(place=rows[factor].map(places), label=labels)))
     if not panels:
         labels = ["\n".join(plotting.zone_words(row)) for row in table[list(PANELS)].to_dict("records")]
         panels.append(("", table.assign(place=pd.factorize(pd.Series(labels))[0], label=labels)))
@@ -87,7 +91,7 @@ def choose_panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def group_label(factor: str, value: Any) -> str:
     """A value of the factor of a panel, in a narrow column."""
     (label,) = plotting.zone_words({factor: value})
-    return label.replace(" batch norm", "\nbatch norm").replace("batch size ", "batch\n")
+    return label.replace(" batch norm", "\nbatch norm").removeprefix("batch size ")
 
 
 def draw(axis: Axes, rows: pd.DataFrame, precisions: list[str]) -> None:
