@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -176,6 +177,11 @@ def legend_columns(handles: Sequence[Any], figure: Figure) -> int:
     if sum(lengths) <= characters:
         return len(handles)
     return max(1, min(len(handles), int(characters // max(lengths))))
+
+
+def set_title(figure: Figure, text: str) -> None:
+    """The title of a figure, in as many lines as its width needs."""
+    figure.suptitle(fill(text, int(11 * figure.get_figwidth())), fontsize=10)
 
 
 def save(figure: Figure, paths: Sequence[str | Path], data: pd.DataFrame, data_path: str | Path) -> None:

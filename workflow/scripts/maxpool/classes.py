@@ -32,16 +32,16 @@ def plot(classes: pd.DataFrame, group: dict[str, Any], outputs: dict[str, str]) 
         is_mine = data.precision == precision
         draw(axis, data[is_mine], labels[is_mine])
         axis.set_title(precision, loc="left", pad=2, fontsize=9)
-    axes[-1, 0].set(xlabel="share of minibatches (%)", xlim=(0, 100))
     present = [name for name in CLASSES if data["count"][data["class"] == name].any()]
     handles = plotting.class_handles(present)
     if handles:
+        axes[-1, 0].set(xlabel="share of minibatches (%)", xlim=(0, 100))
         figure.legend(handles=handles, loc="outside lower center", ncols=plotting.legend_columns(handles, figure))
     else:
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0.5, 0.5, "causes were not looked for", transform=axes[0, 0].transAxes, ha="center")
     fixed = {name: data[name].iloc[0] for name in FIXED if name not in varying and len(data)}
-    figure.suptitle(", ".join(plotting.zone_words({**group, **fixed})), fontsize=10)
+    plotting.set_title(figure, ", ".join(plotting.zone_words({**group, **fixed})))
     plotting.save(figure, [outputs[key] for key in FORMATS], data, outputs["csv"])
 
 

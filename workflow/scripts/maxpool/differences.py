@@ -46,9 +46,9 @@ def plot(minibatches: pd.DataFrame, group: dict[str, Any], outputs: dict[str, st
     handles = [*plotting.class_handles(data["class"]), line]
     figure.legend(handles=handles, loc="outside lower center", ncols=plotting.legend_columns(handles, figure))
     seeds = data.seed.nunique()
-    figure.suptitle(
+    plotting.set_title(
+        figure,
         f"{', '.join(plotting.zone_words(group))}: {seeds} {'draw' if seeds == 1 else 'draws'} of initial weights",
-        fontsize=10,
     )
     plotting.save(figure, [outputs[key] for key in FORMATS], data, outputs["csv"])
 

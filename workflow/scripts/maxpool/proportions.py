@@ -58,7 +58,7 @@ def plot(
     figure.set_figheight(3.1 + 0.18 * -(-len(handles) // columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     shown = chosen[["program", "reference", "noise", "kernels"]].iloc[0].to_dict()
-    figure.suptitle(", ".join(plotting.zone_words({**group, **shown})), fontsize=10)
+    plotting.set_title(figure, ", ".join(plotting.zone_words({**group, **shown})))
     plotting.save(figure, [outputs[key] for key in FORMATS], data.drop(columns=["place", "x", "label"]), outputs["csv"])
 
 

@@ -52,9 +52,9 @@ def plot(layers: pd.DataFrame, group: dict[str, Any], outputs: dict[str, str]) -
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=plotting.legend_columns(handles, figure))
     size, windows = data.batch_size.iloc[0], data.windows[data.layer == data.layer.min()].max()
-    figure.suptitle(
+    plotting.set_title(
+        figure,
         f"{', '.join(plotting.zone_words({**group, 'batch_size': size}))}: {windows:,} windows in the first layer",
-        fontsize=10,
     )
     plotting.save(figure, [outputs[key] for key in FORMATS], data, outputs["csv"])
 
