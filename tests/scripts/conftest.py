@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 import runpy
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -453,7 +454,9 @@ def draw(plot: Callable, *arguments) -> tuple[Figure, pd.DataFrame]:
         patch.setattr(plotting, "save", lambda figure, paths, data, path: saved.append((figure, data)))
         plot(*arguments, {suffix: f"figure.{suffix}" for suffix in FORMATS})
         ((figure, data),) = saved
-        figure.draw_without_rendering()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="constrained_layout not applied")
+            figure.draw_without_rendering()
         plt.close(figure)
     return figure, data
 

@@ -80,14 +80,13 @@ def test_bars_are_shares(drawn) -> None:
     assert len(data) == len(classes)
 
 
-def test_counts_are_inside_or_if_they_must_be_seen_beside(drawn) -> None:
+def test_counts_are_inside_or_beside(drawn) -> None:
     classes, figure, _ = drawn
     for axes in figure.axes:
         expected = []
         for rows in conditions(classes, axes.get_title(loc="left")):
             narrow = [row for row in rows if row["count"] and row["share"] < script.NARROW]
-            beside = [f"{row['count']} {plotting.CLASS_WORDS[row['class']]}" for row in narrow
-                      if row["class"] in ("undecided", "overflow")]  # fmt: skip
+            beside = [f"{row['count']} {plotting.CLASS_WORDS[row['class']]}" for row in narrow]
             expected.append(", ".join([f"n = {rows[0]['minibatches']:,}", *beside]))
             expected += [f"{row['count']:,}" for row in rows if row["share"] >= script.NARROW]
         assert sorted(text.get_text() for text in axes.texts) == sorted(expected)

@@ -49,7 +49,7 @@ CASES = {
     ),
     "no differences": (zone_cells(precision=THREE), 4, no_difference),
     "never finite": (zone_cells(precision=THREE), 4, never_finite),
-    "half finite": (zone_cells(precision=THREE, normalization=["batch_norm", "none"]), 12, half_finite),
+    "half finite": (zone_cells(precision=ALL_PRECISIONS, normalization=["batch_norm", "none"]), 12, half_finite),
     "other measurements beside": (
         zone_cells(
             precision=THREE, kernels=["default", "deterministic"], noise=[0.01, 0.0], program=["native", "minimal"]
@@ -76,7 +76,7 @@ TITLES = {
         "by batch norm\n(VGG11, batch size 128)",
     ],
     "six precisions": ["by architecture\n(without batch norm, batch size 128)"],
-    "half finite": ["by batch norm\n(VGG11, batch size 128)"],
+    "half finite": ["by batch norm\n(ResNet-18, batch size 128)"],
     "only ReLU": ["by batch size\n(VGG11, without batch norm)"],
 }
 GROUPS = {
@@ -181,6 +181,7 @@ def test_the_figure_says_what_it_shows(drawn) -> None:
     pair = "native, ReLU'(0) = 1 vs native" if case == "only ReLU" else "minimal vs native"
     assert figure.get_suptitle().replace("\n", " ") == f"CIFAR-10, {pair}, deterministic kernels"
     assert_readable(figure)
+    assert all(axes.get_position().height > 0.4 for axes in figure.axes)
 
 
 def test_n_counts_the_minibatches_of_a_bar(measured) -> None:

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from nonsmooth import maxpool, plotting
 from nonsmooth.cells import ZONE_CONDITION
 from nonsmooth.joblog import job_log
-from nonsmooth.zones.tables import CLASSES, THRESHOLDS, UNCLASSIFIED
+from nonsmooth.zones.tables import CLASSES, THRESHOLDS
 
-# A narrower segment has no room for its count, which then stands beside the bar if it must be seen.
+# A narrower segment has no room for its count, which then stands beside the bar.
 NARROW = 0.045
 # What a title says where all conditions share it.
 FIXED = [name for name in ZONE_CONDITION if name not in ("precision", "noise", "kernels")]
@@ -54,7 +54,7 @@ def condition_labels(data: pd.DataFrame, varying: list[str]) -> pd.Series:
 
 
 def draw(axis: Axes, rows: pd.DataFrame, labels: pd.Series) -> None:
-    """One bar per condition, from above, and beside it how many minibatches it has."""
+    """One bar per condition, from above, and beside it how many minibatches it has, and are in narrow segments."""
     order = list(labels.drop_duplicates())
     left = dict.fromkeys(order, 0.0)
     notes = {label: [f"n = {n:,}"] for label, n in zip(labels, rows.minibatches, strict=True)}
@@ -66,7 +66,7 @@ def draw(axis: Axes, rows: pd.DataFrame, labels: pd.Series) -> None:
                   linewidth=0.4, hatch=plotting.CLASS_HATCHES.get(name))  # fmt: skip
         if row["share"] >= NARROW:
             write_count(axis, left[label] + width / 2, order.index(label), f"{row['count']:,}", name)
-        elif name in UNCLASSIFIED:
+        else:
             notes[label].append(f"{row['count']:,} {plotting.CLASS_WORDS[name]}")
         left[label] += width
     for position, label in enumerate(order):

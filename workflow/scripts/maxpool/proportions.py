@@ -39,7 +39,7 @@ def plot(
     groups = [rows.place.nunique() for _, rows in panels]
 
     plotting.use_style()
-    width = max(4.6, 1.1 + (0.4 + max(0.45, 0.2 * len(precisions))) * sum(groups))
+    width = max(5.6, 1.1 + (0.4 + max(0.45, 0.2 * len(precisions))) * sum(groups))
     figure, axes = plt.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=groups,
                                 figsize=(width, 3.2))  # fmt: skip
     for axis, (title, rows) in zip(axes[0], panels, strict=True):
@@ -55,7 +55,7 @@ def plot(
     )
     handles = legend_handles(precisions, data)
     columns = plotting.legend_columns(handles, figure)
-    figure.set_figheight(3.1 + 0.18 * -(-len(handles) // columns))
+    figure.set_figheight(3.4 + 0.2 * -(-len(handles) // columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     shown = chosen[["program", "reference", "noise", "kernels"]].iloc[0].to_dict()
     plotting.set_title(figure, ", ".join(plotting.zone_words({**group, **shown})))
@@ -135,6 +135,8 @@ def with_published(rows: pd.DataFrame, published: pd.DataFrame, how: str = "inne
 
 def draw_published(axis: Axes, both: pd.DataFrame, precisions: list[str]) -> None:
     """Beside each bar, pointing at it, what was published."""
+    if both.empty:  # an empty line that is not clipped has no place that a layout could work with
+        return
     right = both.x + (1 + BAR) / 4 * place_width(precisions)
     axis.plot(right, 100 * both.published_proportion, **PUBLISHED, clip_on=False, zorder=3)
 

@@ -29,7 +29,6 @@ THRESHOLDS = dict.fromkeys(SIXTEEN_BITS, 1e-3) | {"tf32": 1e-7, "float32": 1e-7,
 CLASSES = (
     "real", "rounding_induced", "compensation", "lost_tie", "masked", "identical", "undecided", "overflow",
 )  # fmt: skip
-UNCLASSIFIED = ("undecided", "overflow")
 
 # What the tables take from the files of a cell.
 MEASURED = (
