@@ -49,7 +49,11 @@ CASES = {
     ),
     "no differences": (zone_cells(precision=THREE), 4, no_difference),
     "never finite": (zone_cells(precision=THREE), 4, never_finite),
-    "half finite": (zone_cells(precision=ALL_PRECISIONS, normalization=["batch_norm", "none"]), 12, half_finite),
+    "half finite": (
+        zone_cells(precision=ALL_PRECISIONS, architecture=["resnet18"], normalization=["batch_norm", "none"]),
+        12,
+        half_finite,
+    ),
     "other measurements beside": (
         zone_cells(
             precision=THREE, kernels=["default", "deterministic"], noise=[0.01, 0.0], program=["native", "minimal"]
