@@ -21,6 +21,7 @@ from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
 from nonsmooth.datasets import DATASETS
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native
+from nonsmooth.zones.tables import CLASSES
 
 BETAS = (-10.0, 0.0, 1e-7, 0.5, 1.0, 10.0, 1000.0, 10000.0, 1e20)
 # Color Universal Design, Okabe and Ito 2008.
@@ -88,6 +89,40 @@ def test_counts_of_runs(counts: list[int], text: str) -> None:
     assert plotting.run_count(pd.Series(counts)) == text
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, []),
+        (
+            {"dataset": "cifar10", "architecture": "vgg11", "normalization": "none"},
+            ["CIFAR-10", "VGG11", "without batch norm"],
+        ),
+        ({"precision": "tf32", "batch_size": 1024}, ["tf32", "batch size 1,024"]),
+        ({"program": "minimal", "reference": "native", "noise": 0.0}, ["minimal vs native"]),
+        ({"program": "native", "reference": "native", "noise": 0.01}, ["native twice (control)", "noise 0.01"]),
+        ({"program": "native+relu-1", "reference": "native"}, ["native, ReLU'(0) = 1 vs native"]),
+        ({"program": "norm-1", "reference": "norm-0"}, ["norm pooling, 1 at 0 vs norm pooling, 0 at 0"]),
+        ({"kernels": "default"}, ["default kernels"]),
+    ],
+)
+def test_words_of_a_measurement_of_zones(values: dict, words: list[str]) -> None:
+    assert plotting.zone_words(values) == words
+
+
+def test_every_class_of_minibatches_has_a_colour_and_a_word() -> None:
+    known = {*CLASSES, ""}
+    assert set(plotting.CLASS_COLOURS) == set(plotting.CLASS_WORDS) == known
+    assert set(PRECISIONS) == set(plotting.PRECISION_COLOURS)
+    for table in (plotting.CLASS_COLOURS, plotting.CLASS_WORDS, plotting.PRECISION_COLOURS):
+        assert len(set(table.values())) == len(table)
+    assert set(plotting.PRECISION_COLOURS.values()) <= OKABE_ITO
+
+
+def test_legend_of_classes_has_those_that_there_are() -> None:
+    handles = plotting.class_handles(["overflow", "real", "overflow", ""])
+    assert [handle.get_label() for handle in handles] == ["real tie", "not finite", "cause not looked for"]
+
+
 # ---------------------------------------------------------------------------------------- betas and rules
 
 
@@ -146,6 +181,19 @@ def test_colours_are_distinct_and_for_any_colour_vision() -> None:
     assert set(ours.values()) <= OKABE_ITO
     red, green, blue = (plotting.COLOURS["published"][start : start + 2] for start in (1, 3, 5))
     assert red == green == blue
+
+
+def test_a_long_title_has_lines_that_fit() -> None:
+    plotting.use_style()
+    text = "Fashion-MNIST, DenseNet-121, without batch norm, batch size 1,024: 10 draws of initial weights"
+    for width, lines in ((3, 4), (5, 2), (12, 1)):
+        figure = plt.figure(figsize=(width, 2))
+        plotting.set_title(figure, text)
+        found = figure.get_suptitle()
+        assert found.split() == text.split()
+        assert found.count("\n") + 1 == lines
+        figure.draw_without_rendering()
+        assert figure._suptitle.get_window_extent().width < figure.bbox.width
 
 
 # --------------------------------------------------------------------------------------- style and saving

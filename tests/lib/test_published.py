@@ -103,6 +103,23 @@ def test_every_trained_setup_has_a_rate():
     }
 
 
+def test_every_published_proportion_is_there_under_our_names():
+    table = published.zones().to_dict("records")
+    for found, row in zip(table, rows("zones"), strict=True):
+        assert found == {
+            "dataset": "cifar10",
+            "architecture": row["architecture"],
+            "normalization": NORMALIZATION[row["batch_norm"]],
+            "precision": {"16": "float16", "32": "float32", "64": "float64"}[row["precision"]],
+            "batch_size": int(row["batch_size"]),
+            "factor": row["factor"].replace("batch_norm", "normalization"),
+            "proportion": float(row["proportion_percent"]) / 100,
+            "note": row["note"],
+        }
+        assert found["architecture"] in ARCHITECTURES
+        assert 0 <= found["proportion"] <= 1
+
+
 # ------------------------------------------------------------------------------------------------ the presets
 
 

@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 import runpy
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from nonsmooth import datasets, maxpool, plotting, published, schema
-from nonsmooth.cells import FACTORS, GROUP, TrainingCell
+from nonsmooth.cells import FACTORS, GROUP, ZONE_CONDITION, TrainingCell, ZoneCell
 from nonsmooth.files import write_json
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.rules import SIMPLE_RULES
+from nonsmooth.zones import tables as zones
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the figures of one condition show.
@@ -281,6 +283,166 @@ def of_condition(table: pd.DataFrame, condition: dict[str, str] | None = None) -
     return [row for row in table.to_dict("records") if all(row[name] == value for name, value in wanted)]
 
 
+# ----------------------------------------------------------------------------------------------- zones' cells
+
+# What the zones' figures of one group show.
+ZONE_GROUP = {"dataset": "cifar10", "architecture": "vgg11", "normalization": "none"}
+ALL_PRECISIONS = ("float16", "bfloat16", "mixed16", "tf32", "float32", "float64")
+# Decades of the differences of two rules, and the share of minibatches of each class.
+DECADES = {"float16": (-3, 0), "bfloat16": (-2, 1), "mixed16": (-3.5, -0.5), "tf32": (-5, -2), "float32": (-6, -2)}
+SHARES = {
+    **{name: {"rounding_induced": 0.8, "real": 0.1, "undecided": 0.1} for name in ("float16", "bfloat16", "mixed16")},
+    "tf32": {"rounding_induced": 0.4, "real": 0.4, "compensation": 0.2},
+    "float32": {"real": 0.3, "rounding_induced": 0.2, "compensation": 0.5},
+    "float64": {"identical": 0.9, "compensation": 0.1},
+}
+ROUTED = {"real": ("yes", "yes"), "rounding_induced": ("yes", "no"), "compensation": ("no", "no"),
+          "identical": ("no", "no"), "masked": ("yes", "yes"), "lost_tie": ("no", "yes"),
+          "undecided": ("undecided", "no"), "overflow": ("", "")}  # fmt: skip
+
+
+def zone_cells(**factors: Iterable) -> list[ZoneCell]:
+    """The product of the given factors; what is not given has one usual value, but two seeds."""
+    usual = {name: (getattr(ZoneCell(dataset="cifar10", architecture="vgg11"), name),) for name in ZONE_CONDITION}
+    values = {**usual, "seed": range(2), **factors}
+    return [ZoneCell(**dict(zip(values, product, strict=True))) for product in itertools.product(*values.values())]
+
+
+def usual_difference(cell: ZoneCell, generator: np.random.Generator) -> tuple[float, str]:
+    """A difference of a size as in the published figures, and its class; programs that are equal do not differ."""
+    if cell.program == cell.reference:
+        return 0.0, "identical"
+    shares = SHARES[cell.precision]
+    name = str(generator.choice(list(shares), p=list(shares.values())))
+    if name == "identical":
+        return 0.0, name
+    if name == "compensation":
+        unit = {"float64": 1e-17, "float32": 3e-8}.get(cell.precision, 1e-4)
+        return unit * generator.uniform(0.5, 3), name
+    low, high = DECADES[cell.precision]
+    return 10 ** generator.uniform(low, high), name
+
+
+def no_difference(cell: ZoneCell, generator: np.random.Generator) -> tuple[float, str]:
+    return 0.0, "identical"
+
+
+def never_finite(cell: ZoneCell, generator: np.random.Generator) -> tuple[float, str]:
+    return (math.nan if generator.random() < 0.5 else math.inf), "overflow"
+
+
+def zone_rows(cell: ZoneCell, number: int, measure: Callable) -> list[dict]:
+    """The minibatches of a cell that was never measured, the last one of which is smaller."""
+    generator = np.random.default_rng(zlib.crc32(cell.path.encode()))
+    rows = []
+    for minibatch in range(number):
+        size, name = measure(cell, generator)
+        overflows = name == "overflow"
+        row = {
+            "minibatch": minibatch,
+            "images": cell.batch_size if minibatch < number - 1 else cell.batch_size // 2,
+            "loss": math.nan if overflows else 2.3,
+            **dict.fromkeys(("difference", "difference_published"), size),
+            **dict.fromkeys(("difference_l1", "difference_published_l1"), 40 * size),
+            "gradient": 2.0,
+            "gradient_l1": 80.0,
+            "entries_differing": 0 if size == 0 else 1000,
+            "forward_overflow": overflows,
+            "backward_overflow": False,
+        }
+        routed = ROUTED[name]
+        for level, is_routed in zip(("replay", "real"), routed, strict=True):
+            value = size if is_routed in ("yes", "undecided") else 0.0
+            row |= {level: value, f"{level}_l1": 40 * value, f"{level}_float32": value, f"{level}_routed": is_routed}
+        row |= {"replay_common": 0.0, "terms": 5.0, "undecided_windows": 3, "class": name}
+        if not cell.replays or overflows:
+            empty = [column for column in row if column.startswith(("replay", "real"))]
+            row |= dict.fromkeys((*empty, "terms", "undecided_windows"), "")
+            row["class"] = "overflow" if overflows else ""
+        rows.append(row)
+    return rows
+
+
+def zone_layers(cell: ZoneCell, number: int, layers: int) -> list[dict]:
+    """The pooling layers, of which deeper ones have fewer windows and fewer ties; coarser arithmetic ties more."""
+    digits = {"float16": 11, "mixed16": 11, "tf32": 11, "bfloat16": 8, "float32": 24, "float64": 53}[cell.precision]
+    rows = []
+    for layer in range(1, layers + 1):
+        windows = number * 2 ** (22 - 2 * layer)
+        at_zero = int(windows * 0.4 / layer)
+        both = int(windows * 1e-5 * layer)
+        above = both + int(windows * 2.0 ** (-digits) * 3)
+        row = {
+            "layer": layer,
+            "name": f"features.{3 * layer - 1}",
+            "kind": "max_pool",
+            "windows": windows,
+            "tied": at_zero + above,
+            "tied_at_zero": at_zero,
+            "tied_above_zero": above,
+            "sum_of_sizes": 3 * at_zero + 2 * above,
+            "largest_size": 4,
+            "tied_with_gradient": above,
+            "tied_float64": at_zero + both,
+            "tied_both": at_zero + both,
+            "undecided_windows": 2,
+        }
+        empty = ("tied_with_gradient", "tied_float64", "tied_both", "undecided_windows")
+        rows.append(row if cell.replays else row | dict.fromkeys(empty, ""))
+    return rows
+
+
+@dataclass(frozen=True)
+class ZoneFiles:
+    """The files of zones' cells, as the rule that gathers them lists them."""
+
+    cells: list[ZoneCell]
+    minibatches: list[str]
+    layers: list[str]
+    records: list[str]
+
+    def read(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        return zones.read_cells(self.cells, self.minibatches, self.layers, self.records)
+
+
+def write_zone_cells(
+    folder: Path, made: list[ZoneCell], number: int = 12, measure: Callable = usual_difference, layers: int = 5
+) -> ZoneFiles:
+    """Files of cells that never were measured, with this many minibatches."""
+    files = ZoneFiles(made, [], [], [])
+    for cell in made:
+        position = len(files.minibatches)
+        paths = [folder / f"{position}-{name}" for name in ("minibatches.csv", "layers.csv", "record.json")]
+        record = {
+            "cell": cell.to_dict(),
+            "minibatches": number,
+            "device": {"name": "a processor", "type": "cpu", "capability": "AVX2"},
+            "git": {"commit": "abc", "dirty": False},
+            "numerics_version": NUMERICS_VERSION,
+            "config_hash": "cd" * 32,
+            "process_seconds": 20.5,
+            "peak_memory_mib": 700.5,
+            "seconds": {"plain": 0.5, "pair": 1.25, "replays": 4.0 if cell.replays else None},
+        }
+        write_json(paths[2], record)
+        pd.DataFrame(zone_rows(cell, number, measure)).to_csv(paths[0], index=False, na_rep="nan")
+        pd.DataFrame(zone_layers(cell, number, layers)).to_csv(paths[1], index=False)
+        for listed, path in zip((files.minibatches, files.layers, files.records), paths, strict=True):
+            listed.append(str(path))
+    return files
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ZoneFiles]:
+    """`measured(precision=["float16"], ...)`: files of the zones' cells with these factors; `number`, `measure` and
+    `layers` as in `write_zone_cells`."""
+
+    def make(number: int = 12, measure: Callable = usual_difference, layers: int = 5, **factors: Iterable) -> ZoneFiles:
+        return write_zone_cells(tmp_path_factory.mktemp("zones"), zone_cells(**factors), number, measure, layers)
+
+    return make
+
+
 # -------------------------------------------------------------------------------------------------- figures
 
 
@@ -291,7 +453,9 @@ def draw(plot: Callable, *arguments) -> tuple[Figure, pd.DataFrame]:
         patch.setattr(plotting, "save", lambda figure, paths, data, path: saved.append((figure, data)))
         plot(*arguments, {suffix: f"figure.{suffix}" for suffix in FORMATS})
         ((figure, data),) = saved
-        figure.draw_without_rendering()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="constrained_layout not applied")
+            figure.draw_without_rendering()
         plt.close(figure)
     return figure, data
 

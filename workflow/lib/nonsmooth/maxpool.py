@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, WEIGHTS_FACTORS, TrainingCell, WeightsCell
-from nonsmooth.files import read_json
-from nonsmooth.numerics import NUMERICS_VERSION
+from nonsmooth.records import REMEDY, read_record, read_table
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
 # What the tables take from the files of a cell.
@@ -23,7 +22,6 @@ MEASURED_WEIGHTS = (
     "program_train_loss", "reference_train_loss", "seconds",
 )  # fmt: skip
 RECORDED_WEIGHTS = {"cell", "program", "reference", "device", "config_hash", "git", "numerics_version"}
-REMEDY = "delete it and run snakemake again"
 
 # The published experiments (figures and tables) of the study.
 EXPERIMENTS = {
@@ -54,9 +52,10 @@ def read_runs(
     """
     runs, epochs = [], []
     for wanted, metrics_path, record_path in zip(cells, metrics, records, strict=True):
-        record = _read_record(record_path, wanted, RECORDED)
-        cell = TrainingCell.from_dict(record["cell"])
-        rows = _read_table(metrics_path, MEASURED)
+        # A cell depends on the file of its search.
+        unknown = {"learning_rate"} if wanted.learning_rate == SEARCH else ()
+        cell, record = read_record(record_path, wanted, RECORDED, unknown)
+        rows = read_table(metrics_path, MEASURED)
         if len(rows) != record["epochs_run"]:
             raise ValueError(
                 f"{metrics_path}: {len(rows)} epochs, and {record['epochs_run']} in {Path(record_path).name}; {REMEDY}"
@@ -108,8 +107,8 @@ def read_weights(
     """
     tables = []
     for wanted, epochs_path, record_path in zip(cells, epochs, records, strict=True):
-        record = _read_record(record_path, wanted, RECORDED_WEIGHTS)
-        rows = _read_table(epochs_path, MEASURED_WEIGHTS)
+        _, record = read_record(record_path, wanted, RECORDED_WEIGHTS)
+        rows = read_table(epochs_path, MEASURED_WEIGHTS)
         if len(rows) != wanted.epochs + 1:
             raise ValueError(f"{epochs_path}: {len(rows)} rows, not {wanted.epochs + 1}, epoch 0 included; {REMEDY}")
         diverged = {f"{side}_diverged": record[side]["diverged"] for side in ("program", "reference")}
@@ -205,34 +204,3 @@ def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:
 def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ...]]:
     """The distinct combinations of `factors`, in order of appearance."""
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
-
-
-def _read_record(path: str | Path, wanted: TrainingCell | WeightsCell, keys: set[str]) -> dict[str, Any]:
-    """The record of a cell, if it was trained as is `wanted` and with this version of the numbers."""
-    record = read_json(path)
-    if not (isinstance(record, dict) and record.keys() >= keys):
-        raise ValueError(f"{path}: not the record of a cell; {REMEDY}")
-    try:
-        trained = type(wanted).from_dict(record["cell"]).to_dict()
-        _ = record["device"]["name"], record["git"]["commit"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the record of a cell ({error!r}); {REMEDY}") from error
-    asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
-    if wanted.learning_rate == SEARCH:
-        del asked["learning_rate"]  # a cell depends on the file of its search
-    trained |= {"numerics_version": record["numerics_version"]}
-    differing = [f"{key} {trained[key]}, not {asked[key]}" for key in asked if trained[key] != asked[key]]
-    if differing:
-        raise ValueError(f"{path}: the cell was trained with {'; '.join(differing)}; {REMEDY}")
-    return record
-
-
-def _read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a table ({' '.join(str(error).split())}); {REMEDY}") from error
-    missing = [name for name in columns if name not in table]
-    if missing or table.empty:
-        raise ValueError(f"{path}: no {', '.join(missing) or 'rows'}; {REMEDY}")
-    return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -14,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.datasets import DATASETS
@@ -34,6 +36,40 @@ WORDS = {
     "batch_norm": "with batch norm",
     "sgd": "SGD",
     "adam": "Adam",
+}
+
+# Zones: real differences strong, agreement pale; neighbours in a stack differ in lightness, too.
+CLASS_COLOURS = {
+    "real": "#D55E00",
+    "rounding_induced": "#F0B84A",
+    "compensation": "#0072B2",
+    "lost_tie": "#009E73",
+    "masked": "#56B4E9",
+    "identical": "#DADADA",
+    "undecided": "#FFFFFF",
+    "overflow": "#000000",
+    "": "#8A8A8A",
+}
+CLASS_HATCHES = {"undecided": "/////"}
+CLASS_WORDS = {
+    "real": "real tie",
+    "rounding_induced": "rounding-induced tie",
+    "compensation": "rounding only",
+    "lost_tie": "lost tie",
+    "masked": "masked",
+    "identical": "identical",
+    "undecided": "undecided",
+    "overflow": "not finite",
+    "": "cause not looked for",
+}
+# 16 bits warm, 32 bits blue, 64 bits green.
+PRECISION_COLOURS = {
+    "float16": "#D55E00",
+    "bfloat16": "#E69F00",
+    "mixed16": "#CC79A7",
+    "tf32": "#56B4E9",
+    "float32": "#0072B2",
+    "float64": "#009E73",
 }
 
 
@@ -58,6 +94,45 @@ def condition_title(condition: dict[str, Any]) -> str:
     """Architecture, dataset, optimizer and precision of a figure, and ReLU'(0) if it is not 0, for its title."""
     words = [word(condition[factor]) for factor in ("architecture", "dataset", "optimizer", "precision")]
     return ", ".join([*words, *relu_words(condition["relu_derivative"])])
+
+
+def zone_words(values: dict[str, Any]) -> list[str]:
+    """What tells one measurement of zones from another, in words; `values` may have any of the factors of the zones. No noise
+    is not worth a word."""
+    words = [word(values[name]) for name in ("dataset", "architecture", "normalization", "precision") if name in values]
+    if "batch_size" in values:
+        words.append(f"batch size {values['batch_size']:,}")
+    if "program" in values:
+        words.append(pair_words(values["program"], values["reference"]))
+    if values.get("noise"):
+        words.append(f"noise {values['noise']:g}")
+    if "kernels" in values:
+        words.append(f"{values['kernels']} kernels")
+    return words
+
+
+def pair_words(program: str, reference: str) -> str:
+    """Two programs in words; a program against itself is the control."""
+    if program == reference:
+        return f"{program_words(program)} twice (control)"
+    return f"{program_words(program)} vs {program_words(reference)}"
+
+
+def program_words(program: str) -> str:
+    """A program as readers know it: `native+relu-1` is native with ReLU'(0) = 1, `norm-1` is norm pooling with 1 at 0."""
+    rule, separator, derivative = program.partition("+relu-")
+    rule = f"norm pooling, {rule.removeprefix('norm-')} at 0" if rule.startswith("norm-") else rule
+    return f"{rule}, ReLU'(0) = {derivative}" if separator else rule
+
+
+def class_handles(names: Iterable[str]) -> list[Patch]:
+    """The legend's entries of classes of minibatches, in the order of `CLASS_COLOURS`."""
+    present = set(names)
+    return [
+        Patch(facecolor=colour, edgecolor="0.3", linewidth=0.5, hatch=CLASS_HATCHES.get(name), label=CLASS_WORDS[name])
+        for name, colour in CLASS_COLOURS.items()
+        if name in present
+    ]
 
 
 def relu_words(derivative: float) -> list[str]:
@@ -102,6 +177,11 @@ def legend_columns(handles: Sequence[Any], figure: Figure) -> int:
     if sum(lengths) <= characters:
         return len(handles)
     return max(1, min(len(handles), int(characters // max(lengths))))
+
+
+def set_title(figure: Figure, text: str) -> None:
+    """The title of a figure, in as many lines as its width needs."""
+    figure.suptitle(fill(text, int(11 * figure.get_figwidth())), fontsize=10)
 
 
 def save(figure: Figure, paths: Sequence[str | Path], data: pd.DataFrame, data_path: str | Path) -> None:

@@ -37,6 +37,27 @@ def training() -> pd.DataFrame:
     return pd.concat([setups, table.drop(columns=[name for name in ("batch_norm", *SETUP) if name in table])], axis=1)
 
 
+def zones() -> pd.DataFrame:
+    """The share of minibatches (a fraction) in which minimal and native differ by more than the published threshold:
+    `dataset`, `architecture`, `normalization`, `precision`, `batch_size`, `factor` (what the published panel varies),
+    `proportion`, `note`."""
+    import pandas as pd
+
+    table = pd.read_csv(FOLDER / "zones.csv", dtype={"precision": str, "batch_norm": str}, keep_default_na=False)
+    return pd.DataFrame(
+        {
+            "dataset": "cifar10",
+            "architecture": table.architecture,
+            "normalization": table.batch_norm.map(NORMALIZATIONS),
+            "precision": table.precision.map(PRECISIONS),
+            "batch_size": table.batch_size,
+            "factor": table.factor.replace("batch_norm", "normalization"),
+            "proportion": table.proportion_percent / 100,
+            "note": table.note,
+        }
+    )
+
+
 def _setup(row: dict[str, Any]) -> dict[str, str]:
     return {
         "dataset": row["dataset"],
