@@ -38,7 +38,6 @@ from nonsmooth.config import (
     left_out,
     priorities,
     read,
-    schema,
     search_cells,
     search_settings,
     searched_cell,
@@ -49,6 +48,7 @@ from nonsmooth.config import (
 )
 from nonsmooth.datasets import DATASETS
 from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, Hybrid, Native, number, parse_rule
+from nonsmooth.schema import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = schema()
@@ -69,6 +69,11 @@ WEIGHTS = {
     "compare": [["minimal", "native"]],
     "seeds": [0],
     "epochs": 1,
+}
+ZONES = {
+    **{factor: [name] for factor, name in CHOICE.items() if factor != "optimizer"},
+    "compare": [["minimal", "native"]],
+    "seeds": [0],
 }
 BARE = {"run": "mine", "learning_rates": [{**CHOICE, "value": 0.03}], "maxpool": {"train": [BLOCK]}}
 FETCHED = [name for name, dataset in DATASETS.items() if dataset.files]
@@ -113,10 +118,22 @@ FULL = {
             "precisions": ["float32"],
         },
         "weights": [{**WEIGHTS, "train_split": "train", "batch_size": 128, "learning_rate": 0.01}],
+        "zones": [
+            {
+                **ZONES,
+                "batch_size": [128],
+                "noise": [0],
+                "kernels": ["deterministic"],
+                "minibatches": 3,
+                "initialization": "kaiming_uniform",
+                "replays": True,
+            }
+        ],
+        "zero_function": {"precisions": ["float32"], "x": [[1, 2]], "t": [0, 1]},
     },
 }
 BLOCK_KEY, TIES_KEY, SEARCH_KEY = "maxpool.train[0]", "maxpool.ties", "maxpool.search"
-WEIGHTS_KEY = "maxpool.weights[0]"
+WEIGHTS_KEY, ZONES_KEY = "maxpool.weights[0]", "maxpool.zones[0]"
 RATE_KEY = f"{BLOCK_KEY}.learning_rate"
 GONE = object()
 

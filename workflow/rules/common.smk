@@ -10,7 +10,7 @@ try:
     import nonsmooth
     from nonsmooth import config as presets
     from nonsmooth import provenance
-    from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH, WEIGHTS_PATH
+    from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH, WEIGHTS_PATH, ZONE_PATH
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
@@ -60,6 +60,8 @@ MAXPOOL_SETUPS = presets.search_cells(config)
 MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
 WEIGHTS_CELLS = {cell.path: cell for cell in presets.weights_cells(config)}
+ZONE_CELLS = {cell.path: cell for cell in presets.zone_cells(config)}
+ZONE_FUNCTION = config["maxpool"].get("zero_function")
 SPLITS = presets.splits(config, MAXPOOL_CELLS.values())
 FIGURE_FORMATS = ["pdf", "svg", "png", "csv"]
 TABLE_FORMATS = ["csv", "md", "tex"]
@@ -67,7 +69,7 @@ TABLE_FORMATS = ["csv", "md", "tex"]
 
 def alternatives(factor):
     """The values of a factor in this preset, as a regular expression."""
-    cells = [*MAXPOOL_CELLS.values(), *MAXPOOL_SETUPS.values(), *WEIGHTS_CELLS.values()]
+    cells = [*MAXPOOL_CELLS.values(), *MAXPOOL_SETUPS.values(), *WEIGHTS_CELLS.values(), *ZONE_CELLS.values()]
     return "|".join(sorted({re.escape(cell.wildcards[factor]) for cell in cells if factor in cell.wildcards}))
 
 
@@ -83,6 +85,21 @@ def weights_cell(wildcards):
     if path not in WEIGHTS_CELLS:
         raise ValueError(f"{path}: not a cell of preset {RUN}; add it to maxpool.weights in the configuration")
     return WEIGHTS_CELLS[path]
+
+
+def zone_cell(wildcards):
+    path = ZONE_PATH.format(**wildcards)
+    if path not in ZONE_CELLS:
+        raise ValueError(f"{path}: not a cell of preset {RUN}; add it to maxpool.zones in the configuration")
+    return ZONE_CELLS[path]
+
+
+def zone_group(wildcards):
+    """What the wildcards of a figure of zones choose, if the preset has it."""
+    group = {factor: value for factor, value in wildcards.items() if factor != "run"}
+    if not any(all(cell.wildcards[factor] == value for factor, value in group.items()) for cell in ZONE_CELLS.values()):
+        raise ValueError(f"{'/'.join(group.values())}: no zones of it in preset {RUN}; add them to maxpool.zones")
+    return group
 
 
 def maxpool_search(cell):
@@ -139,12 +156,58 @@ CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" a
 MAXPOOL_GROUP_FIGURES = ["accuracy", "accuracy_by_epoch", "loss"]
 
 
+# The tables of zones over all cells; those in the second list are for readers, too, under these names.
+ZONE_RESULTS = [
+    "minibatches",
+    "layers",
+    "proportions",
+    "proportions_by_seed",
+    "classes",
+    "misjudged",
+    "pure_rounding",
+    "thresholds",
+    "published",
+    "costs",
+]
+ZONE_TABLES = ["zone_proportions", "misjudged", "pure_rounding", "thresholds"]
+# The figures of zones, and what each is drawn for.
+ZONE_FIGURES = {
+    "proportions": "{dataset}",
+    "classes": "{dataset}/{architecture}",
+    "differences": "{dataset}/{architecture}/{normalization}",
+    "ties_by_layer": "{dataset}/{architecture}/{normalization}",
+}
+
+
+def zone_figures():
+    return [
+        stem
+        for kind, group in ZONE_FIGURES.items()
+        for stem in dict.fromkeys(f"{kind}/{group.format(**cell.wildcards)}" for cell in ZONE_CELLS.values())
+    ]
+
+
+def zone_tables():
+    return (["zero_function"] if ZONE_FUNCTION else []) + (ZONE_TABLES if ZONE_CELLS else [])
+
+
 def maxpool_figures():
+    """Of all training; the zones have their own."""
     stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in MAXPOOL_GROUP_FIGURES for group in MAXPOOL_GROUPS)]
     return stems + (["tie_map"] if MAXPOOL_TIES else []) + (["weights_distance"] if WEIGHTS_CELLS else [])
 
 
-MAXPOOL_CAPTIONS = ["accuracy_by_beta", *MAXPOOL_GROUP_FIGURES, "tie_map", "weights_distance", "summary", "published"]
+MAXPOOL_CAPTIONS = [
+    "accuracy_by_beta",
+    *MAXPOOL_GROUP_FIGURES,
+    "tie_map",
+    "weights_distance",
+    "summary",
+    "published",
+    *ZONE_FIGURES,
+    *ZONE_TABLES,
+    "zero_function",
+]
 
 
 wildcard_constraints:
@@ -157,6 +220,11 @@ wildcard_constraints:
     precision=alternatives("precision"),
     rule="[a-z0-9_.+-]+",
     relu_derivative=alternatives("relu_derivative"),
+    program="[a-z0-9_.+-]+",
+    reference="[a-z0-9_.+-]+",
+    batch_size="[0-9]+",
+    noise="[0-9.e+-]+",
+    kernels="deterministic|default",
     seed="[0-9]+",
 
 
@@ -167,6 +235,12 @@ def source(*names):
 
 def library(*modules):
     return source(*(f"lib/nonsmooth/{module}.py" for module in modules))
+
+
+def zone_plot_code(name):
+    return source(f"scripts/maxpool/{name}.py", "lib/nonsmooth/nonsmooth.mplstyle") + library(
+        "plotting", "maxpool", "zones/tables", "datasets/__init__", "architectures/__init__"
+    )
 
 
 def figure_files(stem, caption, **labels):

@@ -4,8 +4,18 @@
 # Everything that was made of this study.
 rule maxpool:
     input:
-        expand("figures/{run}/maxpool/{stem}.{format}", run=RUN, stem=maxpool_figures(), format=FIGURE_FORMATS),
-        expand("figures/{run}/maxpool/{table}.{format}", run=RUN, table=["summary", "published"], format=TABLE_FORMATS),
+        expand(
+            "figures/{run}/maxpool/{stem}.{format}",
+            run=RUN,
+            stem=[*maxpool_figures(), *zone_figures()],
+            format=FIGURE_FORMATS,
+        ),
+        expand(
+            "figures/{run}/maxpool/{table}.{format}",
+            run=RUN,
+            table=["summary", "published", *zone_tables()],
+            format=TABLE_FORMATS,
+        ),
     message:
         "All figures and tables of the MaxPool study are there"
 

@@ -20,9 +20,6 @@ if WEIGHTS_CELLS:
             f"logs/{{run}}/maxpool/weights/{WEIGHTS_PATH}.log",
         benchmark:
             f"benchmarks/{{run}}/maxpool/weights/{WEIGHTS_PATH}.tsv"
-        wildcard_constraints:
-            program="[a-z0-9_.+-]+",
-            reference="[a-z0-9_.+-]+",
         threads: cell_threads
         resources:
             # Two networks, one of which waits.

@@ -32,12 +32,11 @@ def zones(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        wanted = training.Settings(**snakemake.params.settings)
-        wanted.require_threads(snakemake.threads)
+        settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         zones(
             ZoneCell.from_dict(snakemake.params.cell),
             snakemake.input[0],
-            wanted,
+            settings,
             dict(snakemake.output.items()),
-            workers=snakemake.threads - wanted.threads,
+            workers=snakemake.threads - settings.threads,
         )

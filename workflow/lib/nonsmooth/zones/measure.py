@@ -35,6 +35,12 @@ ROUNDED_RATIO = 2.0**-20
 LARGEST_REPLAYED = 2.0**100
 
 YES, NO, UNDECIDED = "yes", "no", "undecided"
+# The columns that only replays fill, of a minibatch and of a layer.
+SEPARATED = (
+    "replay", "replay_l1", "replay_float32", "replay_routed", "replay_common", "real", "real_l1", "real_float32",
+    "real_routed", "terms", "undecided_windows",
+)  # fmt: skip
+SEPARATED_LAYER = ("tied_with_gradient", "tied_float64", "tied_both", "undecided_windows")
 CLASSES = ("real", "rounding_induced", "compensation", "identical", "masked", "lost_tie", "undecided", "overflow")
 
 
@@ -151,8 +157,12 @@ class Comparison:
             program = self._pass(self.programs[0], images, labels, reference.tape if self.replays else None)
         row = {"images": len(images), **_compare(program, reference)}
         paired = self.clock()
-        layers = [{"name": kink.name, "kind": kink.kind} | kink.census() for kink in self._counted(reference.tape)]
-        row |= {"class": "overflow" if not math.isfinite(row["difference"]) else ""}
+        layers = [
+            {"name": kink.name, "kind": kink.kind} | kink.census() | dict.fromkeys(SEPARATED_LAYER)
+            for kink in self._counted(reference.tape)
+        ]
+        row |= dict.fromkeys(SEPARATED)
+        row["class"] = "overflow" if not math.isfinite(row["difference"]) else ""
         if self.replays and not row["forward_overflow"]:
             with MatrixConvolutions(), PRECISIONS["float64"].arithmetic(self.device):
                 findings, more = self._separate(reference, images, labels)

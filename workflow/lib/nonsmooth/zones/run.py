@@ -148,14 +148,13 @@ def add_census(total: list[dict[str, Any]], layers: list[dict[str, Any]]) -> lis
     def added(key: str, first: dict[str, Any], second: dict[str, Any]) -> Any:
         if key in ("name", "kind"):
             return first[key]
-        # A minibatch whose forward pass overflowed has no counts from replays.
-        numbers = first.get(key, 0), second.get(key, 0)
+        # A minibatch without replays, such as one whose forward pass overflowed, has no counts from them.
+        numbers = [number for number in (first[key], second[key]) if number is not None]
+        if not numbers:
+            return None
         return max(numbers) if key == "largest_size" else sum(numbers)
 
-    return [
-        {key: added(key, first, second) for key in {**first, **second}}
-        for first, second in zip(total, layers, strict=True)
-    ]
+    return [{key: added(key, first, second) for key in first} for first, second in zip(total, layers, strict=True)]
 
 
 def time_plain(comparison: Comparison, images: Tensor, labels: Tensor) -> list[float]:
