@@ -214,7 +214,9 @@ def _read_record(path: str | Path, wanted: TrainingCell | WeightsCell, keys: set
         raise ValueError(f"{path}: not the record of a cell; {REMEDY}")
     try:
         trained = type(wanted).from_dict(record["cell"]).to_dict()
+        # What the tables take from inside of it.
         _ = record["device"]["name"], record["git"]["commit"]
+        _ = [record[side]["diverged"] for side in ("program", "reference") if side in keys]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not the record of a cell ({error!r}); {REMEDY}") from error
     asked = {**wanted.to_dict(), "numerics_version": NUMERICS_VERSION}
