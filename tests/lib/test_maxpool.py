@@ -594,6 +594,7 @@ def test_weights_are_the_rows_of_the_cells_in_order(tmp_path: Path, lost: int | 
         ({"numerics_version": NUMERICS_VERSION + 1}, "trained with numerics_version"),
         ({"cell": {}}, "not the record of a cell"),
         ({"device": None}, "not the record of a cell"),
+        ({"program": {}}, "not the record of a cell"),
     ],
 )  # fmt: skip
 def test_weights_of_another_cell_are_refused(tmp_path: Path, record: dict, message: str) -> None:

@@ -111,7 +111,10 @@ def read_weights(
         rows = read_table(epochs_path, MEASURED_WEIGHTS)
         if len(rows) != wanted.epochs + 1:
             raise ValueError(f"{epochs_path}: {len(rows)} rows, not {wanted.epochs + 1}, epoch 0 included; {REMEDY}")
-        diverged = {f"{side}_diverged": record[side]["diverged"] for side in ("program", "reference")}
+        try:
+            diverged = {f"{side}_diverged": record[side]["diverged"] for side in ("program", "reference")}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{record_path}: not the record of a cell ({error!r}); {REMEDY}") from error
         tables.append(rows[list(MEASURED_WEIGHTS)].assign(**wanted.factors, **diverged))
     table = pd.concat(tables, ignore_index=True)
     return table[[*WEIGHTS_FACTORS, *MEASURED_WEIGHTS, "program_diverged", "reference_diverged"]]
