@@ -105,6 +105,13 @@ def test_the_figure_says_what_it_shows(drawn) -> None:
     assert_readable(figure)
 
 
+def test_noise_alone_is_named_beside_the_programs(measured) -> None:
+    classes = zones.classes(measured(number=4, noise=[0.0, 0.01]).read()[0])
+    figure, _ = draw(script.plot, classes, GROUP)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["minimal vs native", "minimal vs native, noise 0.01"]
+
+
 def test_rare_overflows_are_counted(measured) -> None:
     classes = zones.classes(measured(**CASES["many"]).read()[0])
     figure, _ = draw(script.plot, classes, GROUP)

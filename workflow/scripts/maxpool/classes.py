@@ -46,8 +46,8 @@ def plot(classes: pd.DataFrame, group: dict[str, Any], outputs: dict[str, str]) 
 
 
 def condition_labels(data: pd.DataFrame, varying: list[str]) -> pd.Series:
-    """What tells the conditions of a figure apart, but for the precision; at least the pair of programs."""
-    if not varying or {"program", "reference"} & {*varying}:
+    """What tells the conditions of a figure apart, but for the precision; the pair of programs if nothing else has words."""
+    if not {*varying} - {"noise"} or {"program", "reference"} & {*varying}:
         varying = [name for name in ZONE_CONDITION if name in {*varying, "program", "reference"}]
     words = [", ".join(plotting.zone_words(row)) for row in data[varying].to_dict("records")]
     return pd.Series(words, index=data.index, dtype=object)

@@ -14,12 +14,12 @@ from nonsmooth.zones.tables import THRESHOLDS, principal
 
 # What a panel varies, and in which order.
 PANELS = {"architecture": list(ARCHITECTURES), "batch_size": None, "normalization": list(NORMALIZATIONS)}
-FACTORS = {"architecture": "architecture", "batch_size": "batch size", "normalization": "batch norm"}
+NAMES = {"architecture": "architecture", "batch_size": "batch size", "normalization": "batch norm"}
 COLUMNS = [*ZONE_CONDITION, "seeds", "minibatches", "nonfinite", "above", "proportion", "low", "high", "proportion_min",
            "proportion_max"]  # fmt: skip
 # Of the distance between groups: the widest place of a bar, and what all bars of a group take. A bar leaves a part of its
 # place to what was published.
-PLACE, GROUP, BAR = 0.3, 0.86, 0.7
+PLACE, PLACES, BAR = 0.3, 0.86, 0.7
 NONFINITE = {"facecolor": "white", "edgecolor": "black", "hatch": "xxxx", "linewidth": 0.6}
 PUBLISHED = {"color": plotting.COLOURS["published"], "marker": "<", "markersize": 5, "linestyle": ""}
 SEED = {"color": "0.1", "marker": "o", "markersize": 2.2, "linestyle": ""}
@@ -80,7 +80,7 @@ def choose_panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
             value: place for place, value in enumerate(sorted(set(rows[factor]), key=order.index if order else None))
         }
         labels = rows[factor].map(lambda value, name=factor: group_label(name, value))
-        title = f"by {FACTORS[factor]}\n({', '.join(plotting.zone_words(fixed))})"
+        title = f"by {NAMES[factor]}\n({', '.join(plotting.zone_words(fixed))})"
         panels.append((title, rows.assign(place=rows[factor].map(places), label=labels)))
     if not panels:
         labels = ["\n".join(plotting.zone_words(row)) for row in table[list(PANELS)].to_dict("records")]
@@ -118,7 +118,7 @@ def draw(axis: Axes, rows: pd.DataFrame, precisions: list[str]) -> None:
 
 
 def place_width(precisions: list[str]) -> float:
-    return min(PLACE, GROUP / len(precisions))
+    return min(PLACE, PLACES / len(precisions))
 
 
 def draw_seeds(axis: Axes, seeds: pd.DataFrame) -> None:
