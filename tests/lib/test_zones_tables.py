@@ -49,7 +49,7 @@ def minibatch(number: int, size: float, kind: str, images: int = 4, scale: float
     replay, real = ROUTED[kind]
     measured = {} if kind in ("overflow", "") else {"replay": size, "real": size / 2, "terms": 8.0}
     return {
-        **dict.fromkeys(tables.MEASURED, ""),
+        **dict.fromkeys((*tables.MEASURED, *tables.REPLAYED), ""),
         "minibatch": number,
         "images": images,
         "loss": 2.3,
@@ -123,7 +123,12 @@ def test_minibatches_come_with_their_factors_in_the_order_of_the_files(cells: Ce
         cells.add(cell, [minibatch(0, 0.5, "real"), minibatch(1, 0.0, "identical", images=2)])
     minibatches, layers, costs = cells.read()
     assert list(minibatches)[: len(ZONE_CONDITION) + 1] == [*ZONE_CONDITION, "seed"]
-    assert list(minibatches)[len(ZONE_CONDITION) + 1 :] == ["initialization", "replays", *tables.MEASURED]
+    assert list(minibatches)[len(ZONE_CONDITION) + 1 :] == [
+        "initialization",
+        "replays",
+        *tables.MEASURED,
+        *tables.REPLAYED,
+    ]
     assert minibatches.index.is_unique
     for table, per_cell in ((minibatches, 2), (layers, 1), (costs, 1)):
         found = table[[*ZONE_CONDITION, "seed"]].to_dict("records")
@@ -138,7 +143,7 @@ def test_minibatches_come_with_their_factors_in_the_order_of_the_files(cells: Ce
 
 def test_costs_are_ratios_to_one_pass(cells: Cells) -> None:
     cells.add(CELL, [minibatch(0, 0.5, "real")] * 3)
-    without = {"plain": 0.25, "pair": 0.5, "replays": None}
+    without = {"plain": 0.25, "pair": 0.5, "replays": 0.001}
     cells.add(replace(CELL, replays=False, seed=1), [minibatch(0, 0.5, "")], seconds=without, device={"name": "a GPU"})
     first, second = cells.read()[2].to_dict("records")
     assert (first["device"], first["minibatches"]) == ("a processor", 3)
@@ -157,6 +162,24 @@ def test_what_is_not_finite_and_what_is_empty_stay_apart(cells: Cells) -> None:
     assert found["class"].tolist() == ["overflow", "overflow", "identical"]
     assert found.replay_routed.tolist() == ["", "", "no"]
     assert np.isfinite(found.difference_published).tolist() == [False, False, True]
+
+
+def test_columns_of_replays_are_empty_where_there_are_none(cells: Cells) -> None:
+    """A cell without replays, or whose every minibatch overflowed, does not write them."""
+    made = [
+        (replace(CELL, replays=False), minibatch(0, 0.5, "")),
+        (replace(CELL, seed=1), minibatch(0, math.inf, "overflow")),
+    ]
+    for cell, row in made:
+        measured = {name: row[name] for name in tables.MEASURED}
+        census = {name: value for name, value in layer(1).items() if name not in tables.REPLAYS_COUNTED}
+        cells.add(cell, [measured], [census])
+    minibatches, layers, _ = cells.read()
+    words = ["replay_routed", "real_routed"]
+    assert minibatches[words].eq("").all(axis=None)
+    assert minibatches[[name for name in tables.REPLAYED if name not in words]].isna().all(axis=None)
+    assert layers[list(tables.REPLAYS_COUNTED)].isna().all(axis=None)
+    assert tables.layers_table(layers).tied_share.tolist() == [0.1]
 
 
 def test_cells_survive_a_csv(cells: Cells, tmp_path: Path) -> None:
@@ -273,7 +296,7 @@ def table_of(rows: list[tuple]) -> pd.DataFrame:
         identity = {name: getattr(cell, name) for name in (*ZONE_CONDITION, "seed", "initialization", "replays")}
         made.append(identity | minibatch(number, size, kind, images, scale))
     table = pd.DataFrame(made)
-    numbers = [name for name in tables.MEASURED if name not in tables.WORDS]
+    numbers = [name for name in (*tables.MEASURED, *tables.REPLAYED) if name not in tables.WORDS]
     return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
 
 

@@ -145,6 +145,18 @@ def test_rows_are_named_by_what_varies(measured) -> None:
     assert [axes.get_ylabel() for axes in figure.axes] == ["native twice (control)"]
 
 
+def test_a_pair_in_fewer_precisions_leaves_a_panel_empty(measured) -> None:
+    minibatches = measured(number=3, precision=["float16", "float32"], program=["minimal", "native"]).read()[0]
+    minibatches = minibatches[(minibatches.program == "minimal") | (minibatches.precision == "float16")]
+    figure, data = draw(script.plot, minibatches, ZONE_GROUP)
+    texts = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert texts[3] == ["not measured"]
+    assert not any("not measured" in found for found in texts[:3])
+    assert figure.axes[3].get_xticklabels()[0].get_text() == "0"
+    assert len(data) == len(minibatches)
+    assert_readable(figure)
+
+
 def test_undecided_bars_are_hatched(measured) -> None:
     minibatches = measured(precision=["float16"]).read()[0]
     assert "undecided" in set(minibatches["class"])

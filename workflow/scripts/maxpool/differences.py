@@ -67,6 +67,13 @@ def bar_edges(sizes: pd.Series, threshold: float) -> np.ndarray:
 
 def draw(axis, rows: pd.DataFrame, edges: np.ndarray, threshold: float) -> None:
     """The histogram of one panel, stacked by class, and how many minibatches it has."""
+    if rows.empty:
+        axis.text(
+            0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", va="center", fontsize=7.5, color="0.4"
+        )
+        axis.set(xlim=(edges[0], edges[-1]), yticks=[])
+        axis.grid(visible=False)
+        return
     zero, nonfinite = edges[:2].mean(), edges[-2:].mean()
     size = rows.difference_published
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -30,18 +30,18 @@ CLASSES = (
     "real", "rounding_induced", "compensation", "lost_tie", "masked", "identical", "undecided", "overflow",
 )  # fmt: skip
 
-# What the tables take from the files of a cell.
+# What the tables take from the files of a cell, and what is not there, or empty, where nothing was replayed.
 MEASURED = (
     "minibatch", "images", "loss", "difference", "difference_l1", "difference_published", "difference_published_l1",
-    "gradient", "gradient_l1", "entries_differing", "forward_overflow", "backward_overflow", "replay", "replay_l1",
-    "replay_float32", "replay_common", "replay_routed", "real", "real_l1", "real_float32", "real_routed", "terms",
-    "undecided_windows", "class",
+    "gradient", "gradient_l1", "entries_differing", "forward_overflow", "backward_overflow", "class",
+)  # fmt: skip
+REPLAYED = (
+    "replay", "replay_l1", "replay_float32", "replay_common", "replay_routed", "real", "real_l1", "real_float32",
+    "real_routed", "terms", "undecided_windows",
 )  # fmt: skip
 LAYER = ("layer", "name", "kind")
-COUNTED = (
-    "windows", "tied", "tied_at_zero", "tied_above_zero", "sum_of_sizes", "tied_with_gradient", "tied_float64",
-    "tied_both", "undecided_windows",
-)  # fmt: skip
+COUNTED = ("windows", "tied", "tied_at_zero", "tied_above_zero", "sum_of_sizes")
+REPLAYS_COUNTED = ("tied_with_gradient", "tied_float64", "tied_both", "undecided_windows")
 RECORDED = ("minibatches", "process_seconds", "peak_memory_mib", "seconds")
 WORDS = ("replay_routed", "real_routed", "class")
 
@@ -73,16 +73,18 @@ def read_cells(
         rows = _read_minibatches(minibatch_path, cell, record["minibatches"])
         settings = {name: getattr(cell, name) for name in SHOWN_SETTINGS}
         identity = {name: getattr(cell, name) for name in ZONE_FACTORS}
-        minibatches.append(_in_front(rows[list(MEASURED)], identity | settings))
-        counts = read_table(layer_path, (*LAYER, *COUNTED, "largest_size"))
+        minibatches.append(_in_front(rows, identity | settings))
+        columns = (*LAYER, *COUNTED, "largest_size")
+        counts = read_table(layer_path, columns).reindex(columns=[*columns, *REPLAYS_COUNTED])
         layers.append(_in_front(counts, identity | settings))
-        seconds = record["seconds"]
+        # Without replays, their time is that of asking whether there are any.
+        seconds = record["seconds"] | ({} if cell.replays else {"replays": None})
         costs.append(
             {
                 **identity,
                 "device": record["device"]["name"],
                 "minibatches": record["minibatches"],
-                **{f"seconds_{name}": seconds.get(name) for name in ("plain", "pair", "replays")},
+                **{f"seconds_{name}": seconds[name] for name in ("plain", "pair", "replays")},
                 "process_seconds": record["process_seconds"],
                 "peak_memory_mib": record["peak_memory_mib"],
             }
@@ -100,7 +102,7 @@ def read_cells(
 
 
 def _read_minibatches(path: str | Path, cell: ZoneCell, number: int) -> pd.DataFrame:
-    rows = with_words(read_table(path, MEASURED))
+    rows = with_words(read_table(path, MEASURED).reindex(columns=[*MEASURED, *REPLAYED]))
     if len(rows) != number:
         raise ValueError(f"{path}: {len(rows)} minibatches, and {number} in the cell's record; {REMEDY}")
     known = set(CLASSES) if cell.replays else {"overflow", ""}
@@ -438,13 +440,13 @@ def layers_table(layers: pd.DataFrame) -> pd.DataFrame:
     """How many windows of each layer tie, per condition over all its seeds.
 
     Returns:
-        A row per condition and layer (`layer`, `name`, `kind`): the counts of `COUNTED` summed, `tied_by_rounding` (not tied
+        A row per condition and layer (`layer`, `name`, `kind`): the counts of `COUNTED` and `REPLAYS_COUNTED` summed, `tied_by_rounding` (not tied
         in float64) and `largest_size`; `mean_size` of the tied windows; and the shares of all windows `tied_share`,
         `zero_share`, `above_zero_share`, `with_gradient_share`, `float64_share`, `by_rounding_share`. What needs replays is
         empty without.
     """
     # A sum that leaves out a cell would be a share of too many windows.
-    added = dict.fromkeys(COUNTED, lambda counts: counts.sum(skipna=False))
+    added = dict.fromkeys((*COUNTED, *REPLAYS_COUNTED), lambda counts: counts.sum(skipna=False))
     table = (
         layers.groupby([*ZONE_CONDITION, *LAYER], sort=False)
         .agg({"seed": "nunique", **added, "largest_size": "max"})
