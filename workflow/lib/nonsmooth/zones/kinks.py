@@ -20,6 +20,8 @@ from nonsmooth.zones.bounds import undecided_windows
 
 # The modules whose derivative is a choice.
 KINKED = (MaxPool2d, ReLU)
+# What a census of a layer counts.
+COUNTED = ("windows", "tied", "tied_at_zero", "tied_above_zero", "sum_of_sizes", "largest_size")
 
 
 @dataclass
@@ -84,18 +86,19 @@ class Kink:
         raise NotImplementedError
 
     def census(self) -> dict[str, int]:
-        """How many windows there are, are tied, tied at zero, tied above zero; the sizes of ties."""
+        """`COUNTED`: how many windows there are, are tied, tied at zero, tied above zero; the sizes of ties."""
         tied = self.tied
         sizes = self.sizes[tied]
         at = self.output[tied]
-        return {
-            "windows": tied.numel(),
-            "tied": int(tied.sum()),
-            "tied_at_zero": int((at == 0).sum()),
-            "tied_above_zero": int((at > 0).sum()),
-            "sum_of_sizes": int(sizes.sum()),
-            "largest_size": int(sizes.max()) if sizes.numel() else 0,
-        }
+        counts = (
+            tied.numel(),
+            tied.sum(),
+            (at == 0).sum(),
+            (at > 0).sum(),
+            sizes.sum(),
+            sizes.max() if sizes.numel() else 0,
+        )
+        return dict(zip(COUNTED, map(int, counts), strict=True))
 
     @property
     def sizes(self) -> Tensor:

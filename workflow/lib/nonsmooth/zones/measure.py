@@ -24,7 +24,7 @@ from nonsmooth.precision import PRECISIONS, Precision
 from nonsmooth.rules import parse_rule
 from nonsmooth.zones.bounds import ErrorBounds
 from nonsmooth.zones.convolutions import MatrixConvolutions
-from nonsmooth.zones.kinks import Kink
+from nonsmooth.zones.kinks import COUNTED, Kink
 from nonsmooth.zones.tape import Replay, ReplayNetwork, Tape, network_loss, record
 
 # A difference that the programs route is the same in float32 and float64 up to rounding, one that is only rounded shrinks by
@@ -41,7 +41,6 @@ SEPARATED = (
     "real_routed", "terms", "undecided_windows",
 )  # fmt: skip
 SEPARATED_LAYER = ("tied_with_gradient", "tied_float64", "tied_both", "undecided_windows")
-CLASSES = ("real", "rounding_induced", "compensation", "identical", "masked", "lost_tie", "undecided", "overflow")
 
 
 def routed(in_float64: float, in_float32: float) -> str:
@@ -158,7 +157,9 @@ class Comparison:
         row = {"images": len(images), **_compare(program, reference)}
         paired = self.clock()
         layers = [
-            {"name": kink.name, "kind": kink.kind} | kink.census() | dict.fromkeys(SEPARATED_LAYER)
+            {"name": kink.name, "kind": kink.kind}
+            | (dict.fromkeys(COUNTED, 0) if row["forward_overflow"] else kink.census())
+            | dict.fromkeys(SEPARATED_LAYER)
             for kink in self._counted(reference.tape)
         ]
         row |= dict.fromkeys(SEPARATED)
