@@ -204,9 +204,11 @@ def test_captions_are_restructuredtext() -> None:
 def test_every_chapter_has_a_caption() -> None:
     """And every caption a chapter: the names are those that the rules know."""
     rules = (ROOT / "workflow/rules/common.smk").read_text(encoding="utf-8")
-    (listed,) = re.findall(r"^MAXPOOL_CAPTIONS = (\[.*\])$", rules, re.MULTILINE)
-    (kinds,) = re.findall(r"^MAXPOOL_GROUP_FIGURES = (\[.*\])$", rules, re.MULTILINE)
-    names = eval(listed, {"MAXPOOL_GROUP_FIGURES": eval(kinds)})
+    known: dict = {}
+    for name in ("MAXPOOL_GROUP_FIGURES", "ZONE_FIGURES", "ZONE_TABLES", "MAXPOOL_CAPTIONS"):
+        (listed,) = re.findall(rf"^{name} = ([\[{{].*?[\]}}])$", rules, re.MULTILINE | re.DOTALL)
+        known[name] = eval(listed, known)
+    names = known["MAXPOOL_CAPTIONS"]
     assert sorted(names) == [path.stem for path in CAPTIONS]
 
 

@@ -102,6 +102,8 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
                 "searches": [str(results / "searches.csv")] if searches is not None else [],
                 "costs": str(results / "costs.csv"),
                 "ties": [str(results / "ties.csv")] if ties is not None else [],
+                "zone_results": [],
+                "zone_tables": [],
                 "records": made.files.records,
                 "captions": [str(path) for path in (ROOT / "workflow/report/maxpool").glob("*.rst")],
             },

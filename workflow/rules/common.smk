@@ -156,20 +156,21 @@ CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" a
 MAXPOOL_GROUP_FIGURES = ["accuracy", "accuracy_by_epoch", "loss"]
 
 
-# The tables of zones over all cells; those in the second list are for readers, too, under these names.
+# The tables of zones over all cells, and those that are for readers, too.
 ZONE_RESULTS = [
     "minibatches",
     "layers",
     "proportions",
     "proportions_by_seed",
     "classes",
+    "magnitudes",
     "misjudged",
     "pure_rounding",
     "thresholds",
     "published",
     "costs",
 ]
-ZONE_TABLES = ["zone_proportions", "misjudged", "pure_rounding", "thresholds"]
+ZONE_TABLES = ["zone_proportions", "magnitudes", "misjudged", "pure_rounding", "thresholds"]
 # The figures of zones, and what each is drawn for.
 ZONE_FIGURES = {
     "proportions": "{dataset}",

@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        figures=expand("figures/{{run}}/maxpool/{stem}.svg", stem=maxpool_figures()),
+        figures=expand("figures/{{run}}/maxpool/{stem}.svg", stem=[*maxpool_figures(), *zone_figures()]),
         runs="results/{run}/maxpool/runs.csv",
         summary="figures/{run}/maxpool/summary.csv",
         published="figures/{run}/maxpool/published.csv",
@@ -13,10 +13,28 @@ rule report:
         searches=["results/{run}/maxpool/searches.csv"] if MAXPOOL_SEARCHES else [],
         costs="results/{run}/maxpool/costs.csv",
         ties=["results/{run}/maxpool/ties.csv"] if MAXPOOL_TIES else [],
+        zone_results=(
+            [f"results/{{run}}/maxpool/zone_tables/{name}.csv" for name in ZONE_RESULTS if name != "minibatches"]
+            if ZONE_CELLS
+            else []
+        ),
+        zone_tables=expand("figures/{{run}}/maxpool/{table}.csv", table=zone_tables()),
+        other_zone_formats=expand(
+            "figures/{{run}}/maxpool/{table}.{format}", table=zone_tables(), format=TABLE_FORMATS[1:]
+        ),
         records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
         captions=source(*(f"report/maxpool/{name}.rst" for name in MAXPOOL_CAPTIONS)),
         code=source("scripts/report/report.py", "lib/nonsmooth/templates/report.html.j2")
-        + library("report", "plotting", "maxpool", "precision", "datasets/__init__", "architectures/__init__"),
+        + library(
+            "report",
+            "plotting",
+            "maxpool",
+            "precision",
+            "zones/chapter",
+            "zones/tables",
+            "datasets/__init__",
+            "architectures/__init__",
+        ),
     output:
         "figures/{run}/report.html",
     log:

@@ -181,12 +181,13 @@ if ZONE_CELLS:
         input:
             **{
                 name: f"results/{{run}}/maxpool/zone_tables/{name}.csv"
-                for name in ("proportions", "misjudged", "pure_rounding", "thresholds")
+                for name in ("proportions", "magnitudes", "misjudged", "pure_rounding", "thresholds")
             },
             code=source("scripts/maxpool/zone_tables.py")
             + library("plotting", "tables", "datasets/__init__", "architectures/__init__"),
         output:
             **table_files("zone_proportions", "minibatches above the threshold"),
+            **table_files("magnitudes", "magnitudes of differences"),
             **table_files("misjudged", "what a threshold misjudges"),
             **table_files("pure_rounding", "what is above the threshold"),
             **table_files("thresholds", "thresholds"),

@@ -91,6 +91,39 @@ class Section:
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What chapters are made of: the figures and captions of a run, and what a command needs to remake them.
+
+    Attributes:
+        run: name of the preset.
+        figures: the SVG of every figure, by its path below `figures/<run>/maxpool` without the suffix.
+        captions: reStructuredText by the name of the figure or table.
+        options: of a snakemake command that means this preset, with a space before them.
+    """
+
+    run: str
+    figures: dict[str, Path]
+    captions: dict[str, str]
+    options: str = ""
+
+    def figure(self, stem: str, title: str) -> Figure:
+        """The figure at a path, under a title."""
+        path = self.figures[stem]
+        return Figure(
+            path, title, self.captions[stem.split("/")[0]], f"snakemake {path.with_suffix('.pdf')}{self.options}"
+        )
+
+    def of(self, kind: str) -> list[str]:
+        """The paths of all figures of a kind, such as one per network."""
+        return [stem for stem in self.figures if stem.startswith(f"{kind}/")]
+
+    def table(self, name: str, data: pd.DataFrame, title: str, collapsed: bool = False) -> Table:
+        """A table for readers, whose files are in `figures/<run>/maxpool`."""
+        files = tuple(f"figures/{self.run}/maxpool/{name}.{suffix}" for suffix in ("csv", "md", "tex"))
+        return Table(title, data, self.captions[name], f"snakemake {files[0]}{self.options}", files, collapsed)
+
+
 def render(preset: str, summary: list[str], sections: list[Section], provenance: dict[str, Any]) -> str:
     """The report as HTML.
 

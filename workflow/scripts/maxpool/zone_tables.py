@@ -33,6 +33,13 @@ PROPORTIONS = CONDITION | {
     "relative_difference": "D / gradient",
     "terms_difference": "D / terms",
 }
+MAGNITUDES = CONDITION | {
+    "gradient": "gradient",
+    "difference": "difference",
+    "replay": "in float64",
+    "replay_common": "at float64's ties",
+    "real": "float64 values",
+}
 MISJUDGED = CONDITION | {
     "overflow": "not finite",
     "undecided": "undecided",
@@ -69,9 +76,11 @@ THRESHOLDS = NETWORK | {
 }
 # Written with a power of ten.
 SMALL = {"image_proportion", "scaled_difference", "relative_difference", "terms_difference", "published_threshold",
-         "as_published", "largest_agreeing", "smallest_routed"}  # fmt: skip
+         "as_published", "largest_agreeing", "smallest_routed", "gradient", "difference", "replay", "replay_common",
+         "real"}  # fmt: skip
 TABLES = {
     "zone_proportions": ("proportions", PROPORTIONS),
+    "magnitudes": ("magnitudes", MAGNITUDES),
     "misjudged": ("misjudged", MISJUDGED),
     "pure_rounding": ("pure_rounding", PURE_ROUNDING),
     "thresholds": ("thresholds", THRESHOLDS),

@@ -16,6 +16,7 @@ def aggregate(cells, minibatch_paths, layer_paths, record_paths, outputs) -> Non
         "proportions": proportions,
         "proportions_by_seed": zones.proportions_by_seed(minibatches),
         "classes": zones.classes(minibatches),
+        "magnitudes": zones.magnitudes(minibatches),
         "misjudged": zones.misjudged(minibatches),
         "pure_rounding": zones.pure_rounding(minibatches),
         "thresholds": zones.thresholds(minibatches),

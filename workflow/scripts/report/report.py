@@ -13,7 +13,8 @@ from nonsmooth.files import read_json, write_text
 from nonsmooth.joblog import job_log
 from nonsmooth.maxpool import EXPERIMENTS
 from nonsmooth.precision import PRECISIONS
-from nonsmooth.report import Figure, Section, Table, combined_provenance, render, words
+from nonsmooth.report import Section, Sources, Table, combined_provenance, render, words
+from nonsmooth.zones import chapter as zones_chapter
 
 QUESTION = (
     "A pooling window whose largest values tie has no derivative: a program has to choose one. All choices are equally "
@@ -29,22 +30,14 @@ RULES = (
 )
 
 
-def maxpool_sections(tables: dict[str, pd.DataFrame | None], figures, captions, options, run) -> list[Section]:
-    runs = tables["runs"]
-
-    def figure(stem: str, title: str) -> Figure:
-        path = figures[stem]
-        return Figure(path, title, captions[stem.split("/")[0]], f"snakemake {path.with_suffix('.pdf')}{options}")
+def maxpool_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
+    runs, options, run = tables["runs"], sources.options, sources.run
 
     def group(stem: str) -> str:
         *names, relu = stem.split("/")[1:]
         dataset, architecture, optimizer, precision = map(plotting.word, names)
         words = [f"{architecture} on {dataset}", optimizer, precision]
         return ", ".join([*words, *plotting.relu_words(float(relu.removeprefix("relu-")))])
-
-    def for_readers(name: str, title: str) -> Table:
-        files = tuple(f"figures/{run}/maxpool/{name}.{suffix}" for suffix in ("csv", "md", "tex"))
-        return Table(title, tables[name], captions[name], f"snakemake {files[0]}{options}", files, collapsed=True)
 
     asked = Section("What was asked", [QUESTION, RULES])
     ran = Section("What was run", [conditions_sentence(runs)], tables=[
@@ -58,27 +51,56 @@ def maxpool_sections(tables: dict[str, pd.DataFrame | None], figures, captions, 
                   "images that were held out. A pruned trial was stopped because it was below the median of earlier ones.",
                   f"snakemake results/{run}/maxpool/searches.csv{options}", (f"results/{run}/maxpool/searches.csv",),
                   collapsed=True))  # fmt: skip
-    accuracy = Section("Accuracy against β", figures=[figure("accuracy_by_beta", "All conditions")])
-    accuracy.figures += [figure(stem, group(stem)) for stem in figures if stem.startswith("accuracy/")]
-    accuracy.tables.append(for_readers("summary", "Final accuracy of every condition"))
+    accuracy = Section("Accuracy against β", figures=[sources.figure("accuracy_by_beta", "All conditions")])
+    accuracy.figures += [sources.figure(stem, group(stem)) for stem in sources.of("accuracy")]
+    accuracy.tables.append(
+        sources.table("summary", tables["summary"], "Final accuracy of every condition", collapsed=True)
+    )
     sections = [asked, ran, accuracy]
     if len(tables["published"]):
         sections.append(Section("Ours and published", [published_sentence(tables["published"])],
-                                tables=[for_readers("published", "Conditions that were published and run here")]))  # fmt: skip
+                                tables=[sources.table("published", tables["published"],
+                                                      "Conditions that were published and run here", collapsed=True)]))  # fmt: skip
     sections += [
-        Section(title, figures=[figure(stem, group(stem)) for stem in figures if stem.startswith(f"{kind}/")])
+        Section(title, figures=[sources.figure(stem, group(stem)) for stem in sources.of(kind)])
         for title, kind in (("Training loss", "loss"), ("Accuracy by epoch", "accuracy_by_epoch"))
     ]
     sections.append(diverged_section(runs, options, run))
     ties = tables["ties"]
     if ties is not None:
         sections.append(
-            Section("Where the ties are", figures=[figure("tie_map", "Ties in one image")], tables=[
+            Section("Where the ties are", figures=[sources.figure("tie_map", "Ties in one image")], tables=[
                 Table("Ties in the windows of the first pooling", ties.rename(columns=lambda c: c.replace("_", " ")),
                       "Counts over all channels of that image.", f"snakemake results/{run}/maxpool/ties.csv{options}",
                       (f"results/{run}/maxpool/ties.csv",))]))  # fmt: skip
-    sections.append(left_out_section(runs, ties is not None))
+    sections += zones_chapter.sections(tables["zones"], tables["zones_readable"], sources)
+    if "weights_distance" in sources.figures:
+        sections.append(zones_chapter.weights_section(sources))
+    sections.append(left_out_section(runs, done_experiments(tables, sources)))
     return sections
+
+
+def done_experiments(tables: dict[str, Any], sources: Sources) -> set[str]:
+    """The published experiments of which the preset has something."""
+    zones, runs = tables["zones"], tables["runs"]
+    has = {
+        "accuracy": True,
+        "loss": True,
+        "ties": tables["ties"] is not None,
+        "imagenet": "imagenet" in set(runs.dataset),
+        "intro": "zero_function" in tables["zones_readable"],
+        "weights": "weights_distance" in sources.figures,
+    }
+    if "proportions" in zones:
+        conditions = zones["proportions"]
+        pairs = set(conditions.program)
+        has |= {
+            "differences": True,
+            "thresholds": "native+relu-1" in pairs,
+            "factors": any(conditions[name].nunique() > 1 for name in ("architecture", "batch_size", "normalization")),
+            "normpool": any(name.startswith("norm-") for name in pairs),
+        }
+    return {name for name, is_done in has.items() if is_done}
 
 
 def published_sentence(published: pd.DataFrame) -> str:
@@ -202,8 +224,14 @@ def diverged_section(runs: pd.DataFrame, options: str, run: str) -> Section:
     return section
 
 
-def left_out_section(runs: pd.DataFrame, has_ties: bool) -> Section:
-    done = {"accuracy", "loss"} | ({"ties"} if has_ties else set()) | ({"imagenet"} & set(runs.dataset))
+def read_readable(path: str | Path) -> pd.DataFrame:
+    """A table for readers as it was written: numbers with an exponent stay text, which would lose it otherwise."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    plain = [name for name in table if table[name].dropna().str.fullmatch(r"-?[0-9]+(\.[0-9]+)?").all()]
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in plain})
+
+
+def left_out_section(runs: pd.DataFrame, done: set[str]) -> Section:
     left = pd.DataFrame(
         [{"experiment": name, "what it shows": what} for name, what in EXPERIMENTS.items() if name not in done]
     )
@@ -281,9 +309,14 @@ def command_options(config_files: list[str], overrides: dict[str, Any]) -> str:
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         run = snakemake.wildcards.run
-        # A target comes first, since --configfile takes any number of files.
-        options = command_options(snakemake.params.config_files, snakemake.params.overrides)
         root = Path(f"figures/{run}/maxpool")
+        sources = Sources(
+            run,
+            {str(Path(path).relative_to(root).with_suffix("")): Path(path) for path in snakemake.input.figures},
+            {Path(path).stem: Path(path).read_text() for path in snakemake.input.captions},
+            # A target comes first, since --configfile takes any number of files.
+            command_options(snakemake.params.config_files, snakemake.params.overrides),
+        )
         runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
         runs = runs.astype({"evaluation": object, "first_nonfinite_step": "Int64"}).fillna({"evaluation": ""})
         records = [read_json(path) for path in snakemake.input.records]
@@ -292,18 +325,17 @@ if __name__ == "__main__":
             "costs": pd.read_csv(snakemake.input.costs),
             "ties": pd.read_csv(snakemake.input.ties[0]) if snakemake.input.ties else None,
             "searches": pd.read_csv(snakemake.input.searches[0]) if snakemake.input.searches else None,
+            "zones": {
+                Path(path).stem: pd.read_csv(path, keep_default_na=False, na_values=[""])
+                for path in snakemake.input.zone_results
+            },
+            "zones_readable": {Path(path).stem: read_readable(path) for path in snakemake.input.zone_tables},
             **{name: pd.read_csv(snakemake.input[name], dtype={"beta": str}) for name in ("summary", "published")},
         }
         text = render(
             run,
             summary_sentences(runs),
-            maxpool_sections(
-                tables,
-                {str(Path(p).relative_to(root).with_suffix("")): Path(p) for p in snakemake.input.figures},
-                {Path(path).stem: Path(path).read_text() for path in snakemake.input.captions},
-                options,
-                run,
-            ),
-            {**combined_provenance(records), "remake": f"snakemake{options}"},
+            maxpool_sections(tables, sources),
+            {**combined_provenance(records), "remake": f"snakemake{sources.options}"},
         )
         write_text(snakemake.output[0], text)

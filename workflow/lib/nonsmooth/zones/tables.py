@@ -290,6 +290,31 @@ def classes(minibatches: pd.DataFrame) -> pd.DataFrame:
     return table.assign(share=table["count"] / table.minibatches, low=low, high=high)
 
 
+def magnitudes(minibatches: pd.DataFrame) -> pd.DataFrame:
+    """How large the differences are, and what is left of them by recomputation, per condition over all its seeds.
+
+    Complete minibatches whose forward pass is finite and whose causes were separated.
+
+    Returns:
+        A row per condition: `seeds`, `minibatches`, and medians of `gradient`, `difference`, `replay` (the same rounded
+        values, differentiated in float64), `replay_common` (of that, what starts at windows that tie in float64, too) and
+        `real` (values in float64).
+    """
+    classified = _classified(minibatches)
+    classified = classified[classified.replay.notna()]
+    measured = ("gradient", "difference", "replay", "replay_common", "real")
+    return (
+        classified.assign(minibatches=True)
+        .groupby(list(ZONE_CONDITION), sort=False)
+        .agg(
+            seeds=("seed", "nunique"),
+            minibatches=("minibatches", "sum"),
+            **{name: (name, "median") for name in measured},
+        )
+        .reset_index()
+    )
+
+
 def misjudged(minibatches: pd.DataFrame) -> pd.DataFrame:
     """How many minibatches the published threshold misjudges, per condition and, below, per precision and pair.
 
