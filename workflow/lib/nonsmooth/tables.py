@@ -10,20 +10,15 @@ import pandas as pd
 from nonsmooth.files import atomic, write_text
 
 
-def write(table: pd.DataFrame, outputs: Mapping[str, str | PathLike[str]]) -> None:
-    """Write `table` to the files `csv`, `md` and `tex` of `outputs`; see `write_csv` and `write_words`."""
-    write_csv(table, outputs["csv"])
-    write_words(table, outputs)
-
-
 def write_csv(table: pd.DataFrame, path: str | PathLike[str]) -> None:
     """Write all digits of `table`; the file appears when it is whole."""
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False)
 
 
-def write_words(table: pd.DataFrame, outputs: Mapping[str, str | PathLike[str]]) -> None:
-    """Write `table` to `md` and `tex` of `outputs`: numbers with two decimals, text as it is, nothing for NaN."""
+def write(table: pd.DataFrame, outputs: Mapping[str, str | PathLike[str]]) -> None:
+    """Write `table` to `csv`, `md` and `tex` of `outputs`: numbers with two decimals but in CSV, text as it is, nothing for NaN."""
+    write_csv(table, outputs["csv"])
     # tabulate writes a NaN as "nan", and would read the numbers in text with two decimals.
     text = [position for position, name in enumerate(table) if not pd.api.types.is_numeric_dtype(table[name])]
     markdown = (

@@ -6,10 +6,10 @@ from nonsmooth.zones.zero_function import readable, zero_table
 
 
 def zero_function(settings: dict, outputs: dict[str, str]) -> None:
-    """Write every value to `csv`, and the derivatives for readers to `md` and `tex`."""
+    """Write every value to `values`, and the derivatives for readers to `csv`, `md` and `tex`."""
     table = zero_table(settings["precisions"], settings["x"], settings["t"])
-    tables.write_csv(table, outputs["csv"])
-    tables.write_words(readable(table), outputs)
+    tables.write_csv(table, outputs["values"])
+    tables.write(readable(table), outputs)
 
 
 if __name__ == "__main__":

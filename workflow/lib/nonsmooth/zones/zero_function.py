@@ -136,6 +136,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     wide = words.pivot_table("derivative", [*programs, "t"], "precision", aggfunc="first", sort=False).reset_index()
     for column in ("t", "products", "second"):
         wide = _merge(wide, column)
+    wide["products"] = wide.products.replace("; ".join(name for name in table.products.unique() if name), "all")
     order = [*programs, "t", *dict.fromkeys(table.precision)]
     return wide[order].rename(columns={"first": "one side", "second": "other side"})
 
