@@ -453,6 +453,21 @@ def assert_share(row: dict, name: str, count: int, of: int) -> None:
     assert ends == pytest.approx((count / of, interval.low, interval.high), abs=1e-12)
 
 
+def test_magnitudes(minibatches: pd.DataFrame) -> None:
+    complete = [
+        row for row in minibatches.to_dict("records")
+        if row["replays"] and row["images"] >= row["batch_size"] and not math.isnan(row["replay"])
+    ]  # fmt: skip
+    found = tables.magnitudes(minibatches).to_dict("records")
+    assert len(found) == len({tuple(row[key] for key in ZONE_CONDITION) for row in complete})
+    for row in found:
+        rows = [one for one in complete if all(one[key] == row[key] for key in ZONE_CONDITION)]
+        assert row["minibatches"] == len(rows)
+        assert row["seeds"] == len({one["seed"] for one in rows})
+        for name in ("gradient", "difference", "replay", "replay_common", "real"):
+            assert row[name] == pytest.approx(median([one[name] for one in rows if not math.isnan(one[name])]), nan_ok=True)
+
+
 def test_misjudged(minibatches: pd.DataFrame) -> None:
     expected = conditions_and_sums(minibatches)
     found = tables.misjudged(minibatches).to_dict("records")
@@ -609,7 +624,7 @@ def test_nothing_gives_tables_without_rows(minibatches: pd.DataFrame) -> None:
     nothing = minibatches[:0]
     found = tables.proportions(nothing)
     for table in (found, tables.proportions_by_seed(nothing), tables.classes(nothing), tables.misjudged(nothing),
-                  tables.pure_rounding(nothing), tables.thresholds(nothing), tables.compare(found, published.zones())):  # fmt: skip
+                  tables.magnitudes(nothing), tables.pure_rounding(nothing), tables.thresholds(nothing), tables.compare(found, published.zones())):  # fmt: skip
         assert table.empty
         assert len(table.columns) > len(ZONE_CONDITION) - 2
     assert list(found) == list(tables.proportions(minibatches))

@@ -14,7 +14,7 @@ from nonsmooth.zones import tables as zones
 from .conftest import load, never_finite, write_zone_cells, zone_cells
 
 script = load("maxpool/zone_tables")
-SOURCES = {"zone_proportions": "proportions", "misjudged": "misjudged", "pure_rounding": "pure_rounding",
+SOURCES = {"zone_proportions": "proportions", "magnitudes": "magnitudes", "misjudged": "misjudged", "pure_rounding": "pure_rounding",
            "thresholds": "thresholds"}  # fmt: skip
 CELLS = [
     *zone_cells(precision=["float16", "float32", "float64"], normalization=["none", "batch_norm"]),
@@ -145,8 +145,8 @@ def test_tables_of_little(what: str, tmp_path: Path, run_script) -> None:
     make(tmp_path / "out", minibatches[:0] if what == "nothing" else minibatches, run_script)
     lengths = {name: len(read_csv(tmp_path / "out" / f"{name}.csv")) - 1 for name in SOURCES}
     expected = {
-        "never finite": {"zone_proportions": 1, "misjudged": 2, "pure_rounding": 2, "thresholds": 1},
-        "no main pair": {"zone_proportions": 1, "misjudged": 2, "pure_rounding": 2, "thresholds": 0},
+        "never finite": {"zone_proportions": 1, "magnitudes": 0, "misjudged": 2, "pure_rounding": 2, "thresholds": 1},
+        "no main pair": {"zone_proportions": 1, "magnitudes": 1, "misjudged": 2, "pure_rounding": 2, "thresholds": 0},
         "nothing": dict.fromkeys(SOURCES, 0),
     }
     assert lengths == expected[what]

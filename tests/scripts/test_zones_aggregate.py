@@ -13,7 +13,7 @@ from nonsmooth.zones import tables as zones
 from .conftest import load
 
 aggregate = load("maxpool/zones_aggregate")
-TABLES = ("minibatches", "layers", "proportions", "proportions_by_seed", "classes", "misjudged", "pure_rounding",
+TABLES = ("minibatches", "layers", "proportions", "proportions_by_seed", "classes", "magnitudes", "misjudged", "pure_rounding",
           "thresholds", "published", "costs")  # fmt: skip
 
 
@@ -34,7 +34,10 @@ def test_the_tables_are_those_of_the_library(made, tmp_path: Path) -> None:
         "proportions": proportions,
         "proportions_by_seed": zones.proportions_by_seed(minibatches),
         "published": zones.compare(proportions, published.zones()),
-        **{name: getattr(zones, name)(minibatches) for name in ("classes", "misjudged", "pure_rounding", "thresholds")},
+        **{
+            name: getattr(zones, name)(minibatches)
+            for name in ("classes", "magnitudes", "misjudged", "pure_rounding", "thresholds")
+        },
     }
     assert set(expected) == set(TABLES)
     for name, table in expected.items():
