@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import itertools
 import math
 import re
 import subprocess
@@ -23,7 +24,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nonsmooth.architectures import ARCHITECTURES
-from nonsmooth.cells import CONDITION, SEARCH, SETUP, TrainingCell, WeightsCell
+from nonsmooth.cells import CONDITION, SEARCH, SETUP, TrainingCell, WeightsCell, ZoneCell
 from nonsmooth.config import (
     ADAM_EPS,
     ADAM_EPS_FLOAT16,
@@ -33,6 +34,7 @@ from nonsmooth.config import (
     SEARCH_DEFAULTS,
     WEIGHT_DECAY,
     WEIGHTS_DEFAULTS,
+    ZONES_DEFAULTS,
     ConfigError,
     check,
     left_out,
@@ -45,6 +47,7 @@ from nonsmooth.config import (
     training_cells,
     weights_cells,
     with_overrides,
+    zone_cells,
 )
 from nonsmooth.datasets import DATASETS
 from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, Hybrid, Native, number, parse_rule
@@ -218,8 +221,8 @@ def test_checking_changes_nothing():
 def test_misspelt_key(key: str, name: str):
     """Also where the misspelt key is required: the message is about what is there."""
     value = get(FULL, parts(below(key, name)))
-    message = error(changed({below(key, name): GONE, below(key, f"{name}x"): value}))
-    assert message.startswith(f"{below(key, name)}x: unknown key, did you mean {name!r}? ")
+    message = error(changed({below(key, name): GONE, below(key, f"{name}_"): value}))
+    assert message.startswith(f"{below(key, name)}_: unknown key, did you mean {name!r}? ")
     assert message.endswith(f"allowed: {', '.join(sorted(OBJECTS[key]['properties']))}")
 
 
@@ -285,7 +288,9 @@ def test_equal_numbers_are_one_entry(key: str):
 def test_lists_of_values_are_lists_of_distinct_values():
     """A list without `uniqueItems` in the schema would train one path twice, but for a program beside itself."""
     repeatable = {key for key in of_type("array") if not NODES[key].get("uniqueItems")}
-    assert repeatable == {"learning_rates", "maxpool.train", "maxpool.weights", f"{WEIGHTS_KEY}.compare[0]"}
+    blocks = {f"maxpool.{name}" for name in ("train", "weights", "zones")}
+    programs = {f"{key}.compare[0]" for key in (WEIGHTS_KEY, ZONES_KEY)}
+    assert repeatable == {"learning_rates", *blocks, *programs, "maxpool.zero_function.x[0]"}
 
 
 @pytest.mark.parametrize(
@@ -294,6 +299,8 @@ def test_lists_of_values_are_lists_of_distinct_values():
         *((key, 0, "at least 1") for key in ("threads", "epochs", f"{BLOCK_KEY}.epochs", f"{BLOCK_KEY}.batch_size")),
         *((f"{WEIGHTS_KEY}.{name}", 0, "at least 1") for name in ("epochs", "batch_size")),
         *((f"{SEARCH_KEY}.{name}", 0, "at least 1") for name in ("trials", "epochs")),
+        *((f"{ZONES_KEY}.{name}", 0, "at least 1") for name in ("batch_size[0]", "minibatches")),
+        (f"{ZONES_KEY}.noise[0]", -0.1, "at least 0"),
         ("workers", -1, "at least 0"),
         *(
             (key, value, bound)
@@ -442,11 +449,12 @@ IMPOSSIBLE = {
         f"{BLOCK_KEY}.precision: {TF32}",
     ),
     **{
-        f"ties in tf32, which are found on the CPU, with device {device}": (
-            {"device": device, f"{TIES_KEY}.precisions": ["tf32"]},
-            f"{TIES_KEY}.precisions: {TF32}, and ties are found on the CPU",
+        f"{key} in tf32, which is computed on the CPU, with device {device}": (
+            {"device": device, f"{key}.precisions": ["tf32"]},
+            f"{key}.precisions: {TF32}, and this is computed on the CPU; remove it",
         )
         for device in ("cpu", "cuda", "auto")
+        for key in (TIES_KEY, "maxpool.zero_function")
     },
     "beta without hybrid": (
         {f"{BLOCK_KEY}.rule": ["native"], f"{BLOCK_KEY}.evaluation": GONE},
@@ -562,6 +570,42 @@ IMPOSSIBLE = {
         {f"{WEIGHTS_KEY}.dataset": ["mnist"], "datasets": {"mnist": {"path": "no/such/folder"}}},
         "datasets.mnist.path: no/such/folder is not a folder; ",
     ),
+    "zones in tf32 with device auto": (
+        {"device": "auto", f"{ZONES_KEY}.precision": ["tf32"]},
+        f"{ZONES_KEY}.precision: {TF32}, and device is 'auto'; remove it or set device: cuda",
+    ),
+    "zones of an unknown program": (
+        {f"{ZONES_KEY}.compare": [["minimal", "last"]]},
+        f"{ZONES_KEY}.compare: unknown pooling rule 'last'; expected one of ",
+    ),
+    "default kernels on a CPU": (
+        {f"{ZONES_KEY}.kernels": ["deterministic", "default"]},
+        f"{ZONES_KEY}.kernels: 'default' is another choice on a GPU only, and device is 'cpu'; remove it",
+    ),
+    "replays of programs whose forward passes differ": (
+        {f"{ZONES_KEY}.compare": [["minimal", "native"], ["hybrid-1000-composed", "native"]]},
+        f"{ZONES_KEY}.replays: hybrid-1000-composed and native cannot be replayed, since their forward passes differ; ",
+    ),
+    "replays of a norm and a maximum": (
+        {f"{ZONES_KEY}.compare": [["norm-0", "native"]]},
+        f"{ZONES_KEY}.replays: norm-0 and native cannot be replayed",
+    ),
+    "zones of too large images": (
+        {f"{ZONES_KEY}.dataset": ["cifar10"]},
+        f"{ZONES_KEY}: lenet5 on cifar10: LeNet-5 takes images of up to 28 x 28, not 32 x 32",
+    ),
+    "zones with a last batch of one image with batch norm": (
+        {
+            f"{ZONES_KEY}.normalization": ["batch_norm"],
+            f"{ZONES_KEY}.batch_size": [31],
+            f"{ZONES_KEY}.minibatches": GONE,
+        },
+        f"{ZONES_KEY}.batch_size: with 31 the last batch of 4000 images has one image, which batch_norm cannot normalise",
+    ),
+    "no folder of the images of zones": (
+        {f"{ZONES_KEY}.dataset": ["mnist"], "datasets": {"mnist": {"path": "no/such/folder"}}},
+        "datasets.mnist.path: no/such/folder is not a folder; ",
+    ),
     "empty path": ({"datasets.fashion_mnist.path": ""}, "datasets.fashion_mnist.path: "),
     "neither path nor mirrors": ({"datasets.mnist": {}}, "datasets.mnist: empty; one of path, mirrors"),
     "no folder": (
@@ -615,6 +659,12 @@ def test_combination_that_cannot_be_run(changes: dict[str, Any], message: str):
         },
         {f"{WEIGHTS_KEY}.batch_size": 31},
         {"maxpool.weights": GONE},
+        {f"{ZONES_KEY}.normalization": ["batch_norm"], f"{ZONES_KEY}.batch_size": [31]},  # stops before the last
+        {f"{ZONES_KEY}.compare": [["hybrid-1000-composed", "native"]], f"{ZONES_KEY}.replays": False},
+        {f"{ZONES_KEY}.compare": [["native", "native"], ["norm-1", "norm-0"], ["hybrid-9-exact", "native+relu-1"]]},
+        {"device": "auto", f"{ZONES_KEY}.kernels": ["default", "deterministic"]},
+        {f"{ZONES_KEY}.noise": [0, 0.1, 1], f"{ZONES_KEY}.minibatches": 10**6},
+        {"maxpool.zones": GONE, "maxpool.zero_function": GONE},
         {f"{BLOCK_KEY}.batch_size": 31},
         {f"{BLOCK_KEY}.batch_size": 1},
         {f"{BLOCK_KEY}.batch_size": 7, f"{BLOCK_KEY}.normalization": ["batch_norm"]},
@@ -718,8 +768,10 @@ def test_splits_are_those_of_the_cells_and_the_ties():
     assert named == wanted
     named = {name: set(needed) for name, needed in splits(FULL, [*found, *extra]).items()}
     assert named == {**wanted, "svhn": {"test", "train", "extra"}, "mnist_5k": {"test", "train"}}
-    no_weights = changed({"maxpool.weights": GONE})
-    assert splits(no_weights, found)["mnist_5k"] == ["test"]  # of the ties
+    no_others = changed({"maxpool.weights": GONE, "maxpool.zones": GONE})
+    assert splits(no_others, found)["mnist_5k"] == ["test"]  # of the ties
+    only_zones = changed({"maxpool.weights": GONE, TIES_KEY: GONE})
+    assert splits(only_zones, found)["mnist_5k"] == ["train"]
     assert all(len(set(needed)) == len(needed) for needed in splits(FULL, [*found, *extra, *found]).values())
 
 
@@ -1518,6 +1570,8 @@ def test_documented_defaults_are_the_defaults():
     defaults |= {f"maxpool.train.{key}": [value] for key, value in BLOCK_DEFAULTS.items()}
     defaults |= {f"maxpool.search.{key}": [value] for key, value in SEARCH_DEFAULTS.items()}
     defaults |= {f"maxpool.weights.{key}": [value] for key, value in WEIGHTS_DEFAULTS.items()}
+    zones = {key: [] if value is None else [value] for key, value in ZONES_DEFAULTS.items()}
+    defaults |= {f"maxpool.zones.{key}": value for key, value in zones.items()}
     defaults["maxpool.train.weight_decay"] = list(WEIGHT_DECAY.values())
     defaults["maxpool.train.adam_eps"] = [ADAM_EPS_FLOAT16, ADAM_EPS]
     defaults["maxpool.train.augmentation"] = ["crop_flip"]
@@ -1550,3 +1604,55 @@ def test_the_readmes_first_columns_are_as_many_as_it_says():
 def test_a_path_is_a_condition_and_a_seed():
     (cell,) = cells_of({**BLOCK, "learning_rate": 1})
     assert tuple(cell.factors) == (*CONDITION, "seed")
+
+
+# ------------------------------------------------------------------------------------------------------- zones
+
+
+def zones_of(**keys: Any) -> list[ZoneCell]:
+    """The cells of one block of zones."""
+    return zone_cells(check({**BARE, "maxpool": {"train": [BLOCK], "zones": [{**ZONES, **keys}]}}))
+
+
+def test_zone_cells_are_the_product_of_the_lists():
+    lists = {
+        "dataset": ["mnist_5k"],
+        "architecture": ["lenet5", "vgg11"],
+        "normalization": ["none", "batch_norm"],
+        "precision": ["float16", "float64"],
+        "batch_size": [16, 128],
+        "noise": [0, 0.5],
+        "kernels": ["deterministic"],
+        "seeds": [3, 1],
+    }
+    compare = [["minimal", "native"], ["native+relu-1", "native"], ["hybrid-10-composed", "native"]]
+    found = zones_of(**lists, compare=compare, minibatches=2, initialization="default")
+    names = ("dataset", "architecture", "normalization", "precision", "batch_size", "noise", "kernels", "seed")
+    expected = {(*values, *pair) for values in itertools.product(*lists.values()) for pair in compare}
+    assert {(*(getattr(cell, name) for name in names), cell.program, cell.reference) for cell in found} == expected
+    assert len(found) == len(expected) == len({cell.path for cell in found})
+    assert {(cell.minibatches, cell.initialization) for cell in found} == {(2, "default")}
+    assert {cell.program: cell.replays for cell in found} == {
+        "minimal": True, "native+relu-1": True, "hybrid-10-composed": False,
+    }  # fmt: skip
+
+
+def test_a_zone_cell_has_the_published_settings_by_default():
+    assert zones_of() == [
+        ZoneCell(dataset="mnist_5k", architecture="lenet5", precision="float32", program="minimal", reference="native")
+    ]
+
+
+def test_zone_cells_of_two_blocks_come_once_or_must_agree():
+    def both(**keys: Any) -> dict[str, Any]:
+        return {**BARE, "maxpool": {"train": [BLOCK], "zones": [ZONES, {**ZONES, "seeds": [1, 0], **keys}]}}
+
+    assert [cell.seed for cell in zone_cells(check(both()))] == [0, 1]
+    for key, value in (("minibatches", 3), ("initialization", "default"), ("replays", False)):
+        assert error(both(**{key: value})).startswith(
+            f"maxpool.zones[1]: {zones_of()[0]} is also made by maxpool.zones[0] with another {key}; "
+        )
+
+
+def test_seeds_of_the_top_are_those_of_zones():
+    assert [cell.seed for cell in zone_cells(check({**FULL, "seeds": [5, 7]}))] == [5, 7]

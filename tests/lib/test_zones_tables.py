@@ -465,7 +465,9 @@ def test_magnitudes(minibatches: pd.DataFrame) -> None:
         assert row["minibatches"] == len(rows)
         assert row["seeds"] == len({one["seed"] for one in rows})
         for name in ("gradient", "difference", "replay", "replay_common", "real"):
-            assert row[name] == pytest.approx(median([one[name] for one in rows if not math.isnan(one[name])]), nan_ok=True)
+            assert row[name] == pytest.approx(
+                median([one[name] for one in rows if not math.isnan(one[name])]), nan_ok=True
+            )
 
 
 def test_misjudged(minibatches: pd.DataFrame) -> None:
