@@ -121,7 +121,9 @@ def pair_words(program: str, reference: str) -> str:
 def program_words(program: str) -> str:
     """A program as readers know it: `native+relu-1` is native with ReLU'(0) = 1, `norm-1` is norm pooling with 1 at 0."""
     rule, separator, derivative = program.partition("+relu-")
-    rule = f"norm pooling, {rule.removeprefix('norm-')} at 0" if rule.startswith("norm-") else rule
+    if rule.startswith("norm-"):
+        composed = "composed " if rule.endswith("-composed") else ""
+        rule = f"{composed}norm pooling, {rule.removeprefix('norm-').removesuffix('-composed')} at 0"
     return f"{rule}, ReLU'(0) = {derivative}" if separator else rule
 
 
