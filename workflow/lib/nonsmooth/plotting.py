@@ -87,7 +87,8 @@ def use_style() -> None:
 def rule_family(rule: str) -> str:
     """The key of a rule's colour: native, minimal, exact, composed, or other."""
     family = rule.rsplit("-", 1)[-1]
-    return family if family in ("native", "minimal", "exact", "composed") else "other"
+    is_known = family in ("native", "minimal", "exact", "composed") and not rule.startswith("norm-")
+    return family if is_known else "other"
 
 
 def condition_title(condition: dict[str, Any]) -> str:
