@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import FrozenInstanceError, fields, replace
@@ -183,3 +184,34 @@ def test_runs_of_a_cell_of_weights_differ_in_their_program_only(cell: WeightsCel
         shared = cell.to_dict().keys() & run.to_dict().keys()
         assert {key: run.to_dict()[key] for key in shared} == {key: cell.to_dict()[key] for key in shared}
     assert replace(runs[0], rule=runs[1].rule, relu_derivative=runs[1].relu_derivative) == runs[1]
+
+
+# ----------------------------------------------------------------------------------- programs and their Jacobians
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficients"),
+    [
+        ("native", {"max_pool": 0, "relu": 0}),
+        ("minimal+relu-0.5", {"max_pool": 1, "relu": 0.5}),
+        ("hybrid-10-exact", {"max_pool": 10, "relu": 0}),
+        ("hybrid-10-composed", None),
+        ("norm-0", {"norm_pool": 0, "relu": 0}),
+        ("norm--2.5+relu-1", {"norm_pool": -2.5, "relu": 1}),
+        ("norm-1-composed", {"norm_pool_composed": 1, "relu": 0}),
+    ],
+)
+def test_coefficients_of_a_program(name: str, coefficients: dict[str, float] | None):
+    assert module.Program.parse(name).coefficients == coefficients
+
+
+def test_programs_that_can_be_replayed_with_each_other_have_the_same_forward_pass():
+    families = [
+        ["native", "minimal+relu-1", "hybrid-10-exact"],
+        ["norm-0", "norm-1", "norm-0.5+relu-1"],
+        ["norm-0-composed", "norm-1-composed"],
+    ]
+    names = [*itertools.chain(*families), "hybrid-10-composed"]
+    for one, other in itertools.product(names, repeat=2):
+        expected = any(one in family and other in family for family in families)
+        assert module.Program.parse(one).can_be_replayed_with(module.Program.parse(other)) == expected

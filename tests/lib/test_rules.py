@@ -41,6 +41,9 @@ NAMES = {
     "norm-1": Norm(1.0),
     "norm--0.5": Norm(-0.5),
     "norm-1e-05": Norm(1e-5),
+    "norm-0-composed": Norm(0, "composed"),
+    "norm--2.5-composed": Norm(-2.5, "composed"),
+    "norm-1e-05-composed": Norm(1e-5, "composed"),
 }
 
 
@@ -58,7 +61,7 @@ def test_names(name: str, rule: Rule) -> None:
 @example(5e-324, "composed")
 @example(1.7976931348623157e308, "exact")
 def test_parsing_inverts_naming(beta: float, evaluation: str) -> None:
-    for rule in (Hybrid(beta, evaluation), Norm(beta)):
+    for rule in (Hybrid(beta, evaluation), Norm(beta, evaluation)):
         assert parse_rule(str(rule)) == rule
 
 
@@ -73,12 +76,13 @@ def test_equal_rules_have_equal_names_and_different_rules_different_ones(first: 
     for other in (first, second):
         assert (str(Hybrid(first)) == str(Hybrid(other))) == (first == other)
         assert (str(Norm(first)) == str(Norm(other))) == (first == other)
+        assert str(Norm(first)) != str(Norm(other, "composed"))
 
 
 @thorough
 @given(finite, evaluations)
 def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
-    for rule in (Hybrid(beta, evaluation), Norm(beta)):
+    for rule in (Hybrid(beta, evaluation), Norm(beta, evaluation)):
         assert re.fullmatch(r"[a-z0-9.+-]+", str(rule))
 
 
@@ -107,11 +111,15 @@ def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
         "norm-one",
         "norm-nan",
         "norm-0-exact",
+        "norm-0-",
+        "norm-composed",
+        "norm-0-composed-composed",
+        "norm-0-composed\n",
         "norm-1\n",
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
-    message = f"unknown pooling rule {name!r}; expected one of ['native', 'minimal', 'norm-0', 'norm-1', 'hybrid-"
+    message = f"unknown pooling rule {name!r}; expected one of {[*SIMPLE_RULES, 'hybrid-<beta>-exact']}"[:-1]
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_rule(name)
 
@@ -127,6 +135,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
         ("hybrid-0.00001-exact", "hybrid-1e-05-exact"),
         ("norm-1.0", "norm-1"),
         ("norm--0", "norm-0"),
+        ("norm-1.0-composed", "norm-1-composed"),
     ],
 )
 def test_one_name_for_a_rule(name: str, shortest: str) -> None:
@@ -153,8 +162,9 @@ def test_a_beta_that_overflows_is_refused() -> None:
 @pytest.mark.parametrize("evaluation", ["fast", "Exact", "", None])
 def test_an_unknown_evaluation_is_refused_with_the_known_ones(evaluation: object) -> None:
     message = f"evaluation must be one of {list(EVALUATIONS)}, got {evaluation!r}"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Hybrid(10, evaluation)
+    for rule in (Hybrid, Norm):
+        with pytest.raises(ValueError, match=re.escape(f"{rule.__name__}: {message}")):
+            rule(10, evaluation)
 
 
 @thorough
@@ -164,7 +174,7 @@ def test_beta(beta: float, evaluation: str) -> None:
     result = rule_beta(Hybrid(beta, evaluation))
     assert result == beta
     assert type(result) is float
-    assert math.isnan(rule_beta(Norm(beta)))
+    assert math.isnan(rule_beta(Norm(beta, evaluation)))
 
 
 def test_rules_are_values() -> None:
@@ -178,6 +188,7 @@ def test_rules_are_values() -> None:
     with pytest.raises(AttributeError):
         Hybrid(10).beta = 1  # frozen
     assert {parse_rule("norm-1"), Norm(1)} == {SIMPLE_RULES["norm-1"]()}
+    assert {parse_rule("norm-1-composed"), Norm(1, "composed")} == {SIMPLE_RULES["norm-1-composed"]()} != {Norm(1)}
 
 
 # ----------------------------------------------------------------------------------------- rules of a user
@@ -202,7 +213,7 @@ def test_a_registered_rule_is_known_and_has_no_beta(monkeypatch: pytest.MonkeyPa
     assert isinstance(parse_rule("largest"), Largest)
     assert math.isnan(rule_beta(Largest()))
     with pytest.raises(
-        ValueError, match=re.escape("expected one of ['native', 'minimal', 'norm-0', 'norm-1', 'largest', 'hy")
+        ValueError, match=re.escape("'norm-0', 'norm-1', 'norm-0-composed', 'norm-1-composed', 'largest', 'hy")
     ):
         parse_rule("larger")
 

@@ -138,8 +138,9 @@ class Program:
         match rule := parse_rule(self.rule):
             case Native() | Minimal() | Hybrid(evaluation="exact"):
                 return {"max_pool": rule_beta(rule), "relu": self.relu_derivative}
-            case Norm():
-                return {"norm_pool": rule.derivative, "relu": self.relu_derivative}
+            case Norm(derivative, evaluation):
+                kind = "norm_pool" if evaluation == "exact" else "norm_pool_composed"
+                return {kind: derivative, "relu": self.relu_derivative}
         return None
 
     def can_be_replayed_with(self, other: Program) -> bool:

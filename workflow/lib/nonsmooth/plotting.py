@@ -87,7 +87,8 @@ def use_style() -> None:
 def rule_family(rule: str) -> str:
     """The key of a rule's colour: native, minimal, exact, composed, or other."""
     family = rule.rsplit("-", 1)[-1]
-    return family if family in ("native", "minimal", "exact", "composed") else "other"
+    is_known = family in ("native", "minimal", "exact", "composed") and not rule.startswith("norm-")
+    return family if is_known else "other"
 
 
 def condition_title(condition: dict[str, Any]) -> str:
@@ -121,7 +122,9 @@ def pair_words(program: str, reference: str) -> str:
 def program_words(program: str) -> str:
     """A program as readers know it: `native+relu-1` is native with ReLU'(0) = 1, `norm-1` is norm pooling with 1 at 0."""
     rule, separator, derivative = program.partition("+relu-")
-    rule = f"norm pooling, {rule.removeprefix('norm-')} at 0" if rule.startswith("norm-") else rule
+    if rule.startswith("norm-"):
+        composed = "composed " if rule.endswith("-composed") else ""
+        rule = f"{composed}norm pooling, {rule.removeprefix('norm-').removesuffix('-composed')} at 0"
     return f"{rule}, ReLU'(0) = {derivative}" if separator else rule
 
 

@@ -43,25 +43,28 @@ def max_pool2d(
         input: (N, C, H, W) or (C, H, W), any floating dtype and memory layout; N may be 0.
         kernel_size, stride, padding, dilation, ceil_mode, return_indices: as in
             `torch.nn.functional.max_pool2d`.
-        rule: `Native()`, `Minimal()`, `Hybrid(beta, evaluation)`, or `Norm(derivative)` for norms in place of maxima.
+        rule: `Native()`, `Minimal()`, `Hybrid(beta, evaluation)`, or `Norm(derivative, evaluation)` for norms in place of
+            maxima.
 
     Returns:
         The pooled tensor in the dtype of `input`, and PyTorch's argmax with `return_indices`. For native,
         minimal and exact hybrid it is PyTorch's output bit for bit. With k maxima in a window the gradient g
         reaches PyTorch's argmax as `g * (k - beta * (k - 1)) / k` and every other maximum as
         `g * beta / k`, computed in float64 and rounded once (beta = 1 for minimal). +0 and -0 tie; padding
-        never ties; a window with a NaN passes its gradient to the NaN that PyTorch chose. With `Norm`: the norm ||x||
+        never ties; a window with a NaN passes its gradient to the NaN that PyTorch chose. With exact `Norm`: the norm ||x||
         of each window, and the gradient `g * x / ||x||`, or `g * derivative` at every entry of a window of zeros, each
         computed in float64 and rounded once. A NaN in a window makes its norm and gradients NaN; an infinity makes the
         norm infinite and the gradient 0 at finite values, NaN at infinite ones. A norm that overflows in the dtype
-        of `input` has the gradient of the true norm.
+        of `input` has the gradient of the true norm. With composed `Norm` every operation is in the dtype of `input`:
+        the root of the sum of squares, and the gradient `g * x / output`, or `g * derivative` at every entry of a window
+        whose output is 0, because its values are or their squares underflow. A norm that overflows has the gradient 0.
 
     Raises:
         ValueError: `Hybrid(evaluation="composed")` or `Norm` with windows that do not tile the input, which the
             published program cannot do, or with `return_indices`; minimal or exact hybrid with a window that
             holds nothing but padding (possible with dilation), where PyTorch's argmax points nowhere.
-        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses; `Norm` with integers, or differentiated
-            with create_graph=True.
+        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses; `Norm` with integers, or exact and
+            differentiated with create_graph=True.
     """
     geometry = _Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
     match rule:
@@ -69,13 +72,14 @@ def max_pool2d(
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
             return _composed(input, geometry, beta)
-        case Norm(derivative=derivative):
+        case Norm(derivative=derivative, evaluation=evaluation):
             if return_indices:
                 raise ValueError(f"max_pool2d: rule {rule} has no indices")
             if not input.is_floating_point():
                 raise TypeError(f"max_pool2d: rule {rule} needs floating-point input, got {input.dtype}")
             geometry.require_tiling(input, f"rule {rule}")
-            return _NormPool2d.apply(input, geometry.kernel, derivative)
+            norm_pool = _composed_norm if evaluation == "composed" else _NormPool2d.apply
+            return norm_pool(input, geometry.kernel, derivative)
         # At beta = 0 no other maximum gets anything, not even 0 * inf.
         case Native() | Hybrid(beta=0):
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
@@ -481,3 +485,19 @@ def _scaled_norm(input: Tensor, kernel: Sequence[int]) -> tuple[Tensor, Tensor, 
     scale = scale.clamp(min=torch.finfo(WIDE).tiny).where(largest.isfinite(), 1.0)
     values = values / scale
     return values, scale, values.square().sum(dim=(-3, -1), keepdim=True).sqrt()
+
+
+def _composed_norm(input: Tensor, kernel: Sequence[int], derivative: float) -> Tensor:
+    """Norms and their derivatives in the working precision, an operation at a time; squares may under- and overflow.
+
+    Where the computed norm is 0 the root's derivative is infinite, and its product with the values not a number. There the root
+    is not used, but a function that is 0 and has the derivative asked for.
+    """
+    values = _tiled(input, kernel)
+    # Autocast would add in float32, were the type not given.
+    squares = (values * values).sum(dim=(-3, -1), dtype=input.dtype)
+    is_zero = squares == 0
+    roots = squares.masked_fill(is_zero, 1).sqrt()
+    # Adding +0 turns -0, from a negative derivative, into +0.
+    zeros = derivative * (values - values.detach()).sum(dim=(-3, -1), dtype=input.dtype) + 0.0
+    return torch.where(is_zero, zeros, roots)

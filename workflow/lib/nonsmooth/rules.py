@@ -46,8 +46,7 @@ class Hybrid:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", _finite(self.beta, "Hybrid: beta"))
-        if self.evaluation not in EVALUATIONS:
-            raise ValueError(f"Hybrid: evaluation must be one of {list(EVALUATIONS)}, got {self.evaluation!r}")
+        _require_known(self.evaluation, "Hybrid: evaluation")
 
     def __str__(self) -> str:
         return f"hybrid-{number(self.beta)}-{self.evaluation}"
@@ -57,16 +56,20 @@ class Hybrid:
 class Norm:
     """Not a maximum: the window's Euclidean norm, which has no derivative where the whole window is zero.
 
-    `derivative` is what every entry of such a window gets there.
+    `derivative` is what every entry of such a window gets there. `exact` is the norm rounded once; `composed` squares, adds and
+    takes the root in the working precision, so that a window of small entries, whose squares underflow, is zero to it, too.
     """
 
     derivative: float
+    evaluation: Evaluation = "exact"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "derivative", _finite(self.derivative, "Norm: derivative"))
+        _require_known(self.evaluation, "Norm: evaluation")
 
     def __str__(self) -> str:
-        return f"norm-{number(self.derivative)}"
+        name = f"norm-{number(self.derivative)}"
+        return name if self.evaluation == "exact" else f"{name}-{self.evaluation}"
 
 
 Rule = Native | Minimal | Hybrid | Norm
@@ -77,15 +80,18 @@ SIMPLE_RULES: dict[str, Callable[[], Rule]] = {
     "minimal": Minimal,
     "norm-0": partial(Norm, 0.0),
     "norm-1": partial(Norm, 1.0),
+    "norm-0-composed": partial(Norm, 0.0, "composed"),
+    "norm-1-composed": partial(Norm, 1.0, "composed"),
 }
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
 _HYBRID = re.compile(rf"hybrid-(?P<beta>{_NUMBER})-(?P<evaluation>[a-z]+)")
-_NORM = re.compile(rf"norm-(?P<derivative>{_NUMBER})")
+_NORM = re.compile(rf"norm-(?P<derivative>{_NUMBER})(?:-(?P<evaluation>composed))?")
 
 
 def parse_rule(name: str) -> Rule:
-    """The rule called `name`: `native`, `minimal`, `hybrid-<beta>-<evaluation>` or `norm-<derivative>`; the inverse of `str`.
+    """The rule called `name`, the inverse of `str`: `native`, `minimal`, `hybrid-<beta>-<evaluation>`, `norm-<derivative>` or
+    `norm-<derivative>-composed`.
 
     Raises ValueError for anything else, such as a number that is not written in its shortest form.
     """
@@ -94,9 +100,10 @@ def parse_rule(name: str) -> Rule:
     if (match := _HYBRID.fullmatch(name)) and match["evaluation"] in EVALUATIONS:
         rule = Hybrid(float(match["beta"]), match["evaluation"])
     elif match := _NORM.fullmatch(name):
-        rule = Norm(float(match["derivative"]))
+        rule = Norm(float(match["derivative"]), match["evaluation"] or "exact")
     else:
-        forms = [*SIMPLE_RULES, *(f"hybrid-<beta>-{evaluation}" for evaluation in EVALUATIONS), "norm-<derivative>"]
+        hybrids = [f"hybrid-<beta>-{evaluation}" for evaluation in EVALUATIONS]
+        forms = [*SIMPLE_RULES, *hybrids, "norm-<derivative>", "norm-<derivative>-composed"]
         raise ValueError(f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'")
     if str(rule) != name:
         raise ValueError(f"pooling rule {name!r}: write the number in its shortest form, {str(rule)!r}")
@@ -129,3 +136,8 @@ def _finite(value: Any, what: str) -> float:
     if not isfinite(result):
         raise ValueError(f"{what} must be a finite number, got {value!r}")
     return result
+
+
+def _require_known(evaluation: Any, what: str) -> None:
+    if evaluation not in EVALUATIONS:
+        raise ValueError(f"{what} must be one of {list(EVALUATIONS)}, got {evaluation!r}")

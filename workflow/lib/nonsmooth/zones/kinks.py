@@ -51,13 +51,24 @@ class Kink:
         geometry = _Geometry.of(
             module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
         )  # fmt: skip
-        kind = NormPoolKink if isinstance(module.rule, Norm) else MaxPoolKink
+        match module.rule:
+            case Norm(evaluation="exact"):
+                kind = NormPoolKink
+            case Norm():
+                kind = ComposedNormPoolKink
+            case _:
+                kind = MaxPoolKink
         return kind(name, input, output, geometry=geometry)
 
     @property
     def tied(self) -> Tensor:
         """Where N is not zero, shaped like the output."""
         raise NotImplementedError
+
+    @property
+    def all_zero(self) -> Tensor:
+        """Windows of a ReLU's output that have no entry but 0, shaped like the output."""
+        return self.output == 0
 
     def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
         """`J(c)^T gradient` in the type of `gradient`, shaped like the input; c is a number, or one for each output."""
@@ -214,13 +225,16 @@ class NormPoolKink(Kink):
         return ~self.tied & may_be_zero
 
     def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
-        largest = self._spread(self._blocks(self.input.to(gradient.dtype).abs()).amax((-3, -1)))
-        scaled = self.input.to(gradient.dtype) / torch.where(largest == 0, 1, largest)
-        norm = self._spread(self._blocks(scaled.square()).sum((-3, -1)).sqrt())
-        direction = scaled / torch.where(norm == 0, 1, norm)
-        passed = direction * self._spread(gradient)
+        passed = self._direction(gradient.dtype) * self._spread(gradient)
         jump = None if _is_zero(coefficient) else self.jump(gradient, coefficient)
         return passed if jump is None else passed + jump
+
+    def _direction(self, dtype: torch.dtype) -> Tensor:
+        """Every entry divided by the norm of its window; 0 in tied windows."""
+        largest = self._spread(self._blocks(self.input.to(dtype).abs()).amax((-3, -1)))
+        scaled = self.input.to(dtype) / torch.where(largest == 0, 1, largest)
+        norm = self._spread(self._blocks(scaled.square()).sum((-3, -1)).sqrt())
+        return scaled / torch.where(norm == 0, 1, norm)
 
     def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor, windows: Tensor) -> None:
         result += self._spread(torch.where(self.tied, change * gradient, 0))
@@ -233,6 +247,21 @@ class NormPoolKink(Kink):
     def _spread(self, values: Tensor) -> Tensor:
         kh, kw = self.geometry.kernel
         return values.repeat_interleave(kh, -2).repeat_interleave(kw, -1)
+
+
+@dataclass
+class ComposedNormPoolKink(NormPoolKink):
+    """Euclidean-norm pooling in the working precision, by whose norm a gradient is divided; tied where that is 0, if only because
+    the squares underflow."""
+
+    kind = "norm_pool_composed"
+
+    @property
+    def all_zero(self) -> Tensor:
+        return self._blocks((self.input == 0).to(torch.int32)).amin((-3, -1)) > 0
+
+    def _direction(self, dtype: torch.dtype) -> Tensor:
+        return self.input.to(dtype) / self._spread(torch.where(self.tied, torch.inf, self.output.to(dtype)))
 
 
 def _is_zero(coefficient: float | Tensor) -> bool:

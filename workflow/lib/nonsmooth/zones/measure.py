@@ -101,7 +101,7 @@ class Comparison:
             precision: the working precision.
             device: where everything runs.
             replays: whether the causes are separated. Only programs whose forward passes are the same can be: those of
-                `native`, `minimal` and exact `hybrid` rules, or of `norm` rules, with any derivative of ReLU.
+                `native`, `minimal` and exact `hybrid` rules, of exact or of composed `norm` rules, with any derivative of ReLU.
 
         Raises ValueError if replays are asked for and the two programs cannot be replayed.
         """
@@ -313,7 +313,7 @@ class _Evaluation:
         for kink in tape.kinks:
             before = None if kink.source is None else tape.kinks[kink.source]
             if before is not None and before.kind == "relu" and not any(comparison.relu_derivatives):
-                kink.harmless = kink.output == 0
+                kink.harmless = kink.all_zero
         self.wide = Replay(networks[torch.float64], tape, images, labels)
         self._use(self.wide, 1)
         self.arriving = self.wide.arriving(self.wide.outputs)
