@@ -351,7 +351,7 @@ class _Evaluation:
 
     def _use(self, replay: Replay, which: int, windows: list[Tensor] | None = None) -> None:
         """Let gradients pass the kinks of `replay` as `_coefficient` says."""
-        replay.coefficients = [self._coefficient(number, which, windows) for number in range(len(self.tape.kinks))]
+        replay.coefficients[:] = [self._coefficient(number, which, windows) for number in range(len(self.tape.kinks))]
 
     def _jumps(self, arriving: list[Tensor], windows: list[Tensor] | None = None) -> list[Tensor | None]:
         """At the input of every kink, the difference that starts there; None where there is none.

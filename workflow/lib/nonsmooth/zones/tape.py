@@ -181,7 +181,7 @@ class Replay:
 
     Attributes:
         outputs, inputs: of every kink, in the order of the forward pass, in the graph.
-        coefficients: c of every kink, read when a gradient passes it.
+        coefficients: c of every kink, read when a gradient passes it; a list to be changed in place.
         layers: every convolution, linear layer and batch normalization with its input and output in the graph.
     """
 
@@ -265,22 +265,22 @@ class _ReplayedLayer(nn.Module):
         replay = self.network[0].replay
         number = len(replay.outputs)
         replay.inputs.append(input)
-        output = _Replayed.apply(input, replay, number)
+        output = _Replayed.apply(input, replay.tape.kinks[number], replay.coefficients, number)
         replay.outputs.append(output)
         return output
 
 
 class _Replayed(torch.autograd.Function):
+    # The context must not hold the replay, which holds the graph: a cycle through autograd's nodes is never collected.
     @staticmethod
-    def forward(ctx, input: Tensor, replay: Replay, number: int) -> Tensor:
-        ctx.replay, ctx.number = replay, number
-        return replay.tape.kinks[number].output.to(input.dtype, copy=True)
+    def forward(ctx, input: Tensor, kink: Kink, coefficients: list[float | Tensor], number: int) -> Tensor:
+        ctx.kink, ctx.coefficients, ctx.number = kink, coefficients, number
+        return kink.output.to(input.dtype, copy=True)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
-        kink = ctx.replay.tape.kinks[ctx.number]
-        return kink.transposed(gradient, ctx.replay.coefficients[ctx.number]), None, None
+        return ctx.kink.transposed(gradient, ctx.coefficients[ctx.number]), None, None, None
 
 
 class _RoundThrough(torch.autograd.Function):
