@@ -107,7 +107,6 @@ def test_against_pytorch(case: Case, chunk: int) -> None:
         patch.setattr(convolutions, "LARGEST", 100)
         found = (case.forward(), *case.backward())
     assert_close(found, expected, sizes, case.terms())
-    assert all(tensor.is_contiguous() for tensor in found if tensor.numel())
 
 
 @settings(thorough, max_examples=20)
