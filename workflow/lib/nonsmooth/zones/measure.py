@@ -379,7 +379,8 @@ class _Evaluation:
         ours, theirs = self.comparison.coefficients[self.tape.kinks[number].kind]
         if windows is None or ours == theirs:
             return (ours, theirs)[which]
-        return torch.where(windows[number], ours, theirs)
+        # `torch.where` of two numbers would round them to float32.
+        return torch.full_like(windows[number], theirs, dtype=torch.float64).masked_fill_(windows[number], ours)
 
     def _difference(
         self, replay: Replay, arriving: list[Tensor], windows: list[Tensor] | None = None
