@@ -237,7 +237,9 @@ class NormPoolKink(Kink):
         return scaled / torch.where(norm == 0, 1, norm)
 
     def _add_jump(self, result: Tensor, gradient: Tensor, change: float | Tensor, windows: Tensor) -> None:
-        result += self._spread(torch.where(self.tied, change * gradient, 0))
+        added = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
+        added.view(-1)[windows] = (change * gradient).flatten()[windows]
+        result += self._spread(added)
 
     def _blocks(self, values: Tensor) -> Tensor:
         """(..., rows, kh, columns, kw): the windows, which tile the input."""

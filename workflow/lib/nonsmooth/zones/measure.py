@@ -362,7 +362,7 @@ class _Evaluation:
 
     def _use(self, replay: Replay, which: int, windows: list[Tensor] | None = None) -> None:
         """Let gradients pass the kinks of `replay` as `_coefficient` says."""
-        replay.coefficients = [self._coefficient(number, which, windows) for number in range(len(self.tape.kinks))]
+        replay.coefficients[:] = [self._coefficient(number, which, windows) for number in range(len(self.tape.kinks))]
 
     def _jumps(self, arriving: list[Tensor], windows: list[Tensor] | None = None) -> list[Tensor | None]:
         """At the input of every kink, the difference that starts there; None where there is none.
@@ -390,7 +390,8 @@ class _Evaluation:
         ours, theirs = self.comparison.coefficients[self.tape.kinks[number].kind]
         if windows is None or ours == theirs:
             return (ours, theirs)[which]
-        return torch.where(windows[number], ours, theirs)
+        # `torch.where` of two numbers would round them to float32.
+        return torch.full_like(windows[number], theirs, dtype=torch.float64).masked_fill_(windows[number], ours)
 
     def _difference(
         self, replay: Replay, arriving: list[Tensor], windows: list[Tensor] | None = None

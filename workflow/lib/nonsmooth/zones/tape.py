@@ -39,7 +39,7 @@ class Tape:
         kinks: every application of a kinked layer.
         finite: a boolean on the device: is every recorded value, and the loss, finite.
         without_gradient: names of the biases whose gradient is zero over the reals, since their layer's output goes straight
-            into a batch normalization with the statistics of the batch.
+            into a batch normalization with the statistics of the batch. ASSUME: and nowhere else.
     """
 
     values: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -93,9 +93,15 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def keep_what_is_overwritten(self, written: Tensor) -> None:
+        storage = written.untyped_storage().data_ptr()
         for position, (name, value) in enumerate(self.tape.values):
-            if value.untyped_storage().data_ptr() == written.untyped_storage().data_ptr():
+            if value.untyped_storage().data_ptr() == storage:
                 self.tape.values[position] = (name, value.clone())
+        for kink in self.tape.kinks:
+            if kink.input.untyped_storage().data_ptr() == storage:
+                kink.input = kink.input.clone()
+            if kink.output.untyped_storage().data_ptr() == storage:
+                kink.output = kink.output.clone()
 
     def watch(self, value: Tensor) -> None:
         """Note whether a value is finite."""
@@ -109,8 +115,8 @@ def _watched(model: nn.Module, tape: Tape, recorder: _Recorder) -> Iterator[None
     """Hooks that put kinked layers on the tape, and find biases right before a batch normalization."""
     # By the identity of an output, which is kept alive.
     biased: dict[int, tuple[Tensor, str]] = {}
-    sources: dict[int, int] = {}
-    outputs: list[Tensor] = []
+    is_normalized: dict[int, bool] = {}
+    sources: dict[int, tuple[Tensor, int, int]] = {}
 
     def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         recorder.is_paused = True
@@ -118,9 +124,10 @@ def _watched(model: nn.Module, tape: Tape, recorder: _Recorder) -> Iterator[None
     def leave(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             kink = Kink.of(name, module, inputs[0], output)
-            kink.source = sources.get(id(inputs[0]))
-            sources[id(output)] = len(tape.kinks)
-            outputs.append(output)
+            _, source, version = sources.get(id(inputs[0]), (None, None, None))
+            if version == inputs[0]._version:  # else it was written in place since
+                kink.source = source
+            sources[id(output)] = output, len(tape.kinks), output._version
             tape.kinks.append(kink)
             recorder.watch(output.detach())
             recorder.is_paused = False
@@ -130,12 +137,13 @@ def _watched(model: nn.Module, tape: Tape, recorder: _Recorder) -> Iterator[None
     def remember(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             biased[id(output)] = (output, f"{name}.bias")
+            is_normalized[id(output)] = False
 
         return hook
 
     def normalized(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if id(inputs[0]) in biased and module.training:
-            tape.without_gradient.add(biased[id(inputs[0])][1])
+            is_normalized[id(inputs[0])] = True
 
     hooks = []
     for name, module in model.named_modules():
@@ -150,6 +158,9 @@ def _watched(model: nn.Module, tape: Tape, recorder: _Recorder) -> Iterator[None
     finally:
         for hook in hooks:
             hook.remove()
+    # A layer that is used several times has a bias without gradient only if each use is normalized.
+    with_gradient = {name for number, (_, name) in biased.items() if not is_normalized[number]}
+    tape.without_gradient = {name for _, name in biased.values()} - with_gradient
 
 
 class ReplayNetwork:
@@ -181,7 +192,7 @@ class Replay:
 
     Attributes:
         outputs, inputs: of every kink, in the order of the forward pass, in the graph.
-        coefficients: c of every kink, read when a gradient passes it.
+        coefficients: c of every kink, read when a gradient passes it; a list to be changed in place.
         layers: every convolution, linear layer and batch normalization with its input and output in the graph.
     """
 
@@ -198,9 +209,10 @@ class Replay:
             if isinstance(module, nn.Conv2d | nn.Linear | nn.modules.batchnorm._BatchNorm)
         ]
         try:
-            with _Replayer(tape.values):
+            with _Replayer(tape.values) as replayer:
                 logits = network.model(images.to(network.arithmetic))
                 self.loss = cross_entropy(logits, labels)
+            replayer.require_end()
         finally:
             network.replay = None
             for hook in hooks:
@@ -210,6 +222,8 @@ class Replay:
         """`scale` times the loss's gradient at tensors of the graph; 0 at those that no parameter reaches."""
         seed = torch.full_like(self.loss, scale)
         reached = [tensor for tensor in wanted if tensor.requires_grad]
+        if not reached:
+            return [torch.zeros_like(tensor) for tensor in wanted]
         found = iter(torch.autograd.grad(self.loss, reached, seed, retain_graph=True, materialize_grads=True))
         return [next(found) if tensor.requires_grad else torch.zeros_like(tensor) for tensor in wanted]
 
@@ -253,6 +267,12 @@ class _Replayer(TorchDispatchMode):
             raise RuntimeError(f"replay: the recorded pass has {recorded} where the graph has {name}")
         return value
 
+    def require_end(self) -> None:
+        """Raises RuntimeError if the graph ended before the recorded pass."""
+        recorded, _ = next(self.values, (None, None))
+        if recorded is not None:
+            raise RuntimeError(f"replay: the recorded pass has {recorded} where the graph has ended")
+
 
 class _ReplayedLayer(nn.Module):
     """In the place of a kinked layer: the recorded output, and the Jacobian chosen when the gradient comes."""
@@ -265,22 +285,22 @@ class _ReplayedLayer(nn.Module):
         replay = self.network[0].replay
         number = len(replay.outputs)
         replay.inputs.append(input)
-        output = _Replayed.apply(input, replay, number)
+        output = _Replayed.apply(input, replay.tape.kinks[number], replay.coefficients, number)
         replay.outputs.append(output)
         return output
 
 
 class _Replayed(torch.autograd.Function):
+    # The context must not hold the replay, which holds the graph: a cycle through autograd's nodes is never collected.
     @staticmethod
-    def forward(ctx, input: Tensor, replay: Replay, number: int) -> Tensor:
-        ctx.replay, ctx.number = replay, number
-        return replay.tape.kinks[number].output.to(input.dtype, copy=True)
+    def forward(ctx, input: Tensor, kink: Kink, coefficients: list[float | Tensor], number: int) -> Tensor:
+        ctx.kink, ctx.coefficients, ctx.number = kink, coefficients, number
+        return kink.output.to(input.dtype, copy=True)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
-        kink = ctx.replay.tape.kinks[ctx.number]
-        return kink.transposed(gradient, ctx.replay.coefficients[ctx.number]), None, None
+        return ctx.kink.transposed(gradient, ctx.coefficients[ctx.number]), None, None, None
 
 
 class _RoundThrough(torch.autograd.Function):
