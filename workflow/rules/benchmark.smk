@@ -5,6 +5,7 @@ rule benchmark:
     input:
         f"results/{RUN}/benchmark/training_step.csv",
         f"results/{RUN}/benchmark/architectures.csv",
+        f"results/{RUN}/benchmark/zones.csv",
     message:
         "All benchmarks are there"
 
@@ -43,3 +44,22 @@ rule benchmark_architectures:
         "Time a training step of every architecture on this machine"
     script:
         "../scripts/benchmark/architectures.py"
+
+
+rule benchmark_zones:
+    output:
+        "results/{run}/benchmark/zones.csv",
+    log:
+        "logs/{run}/benchmark/zones.log",
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=CELL_GPUS,
+    params:
+        settings=SETTINGS,
+        rounds=5,
+    message:
+        "Time the comparison of two programs on this machine"
+    script:
+        "../scripts/benchmark/zones.py"
