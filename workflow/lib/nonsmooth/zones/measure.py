@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,9 +153,11 @@ class Comparison:
         row = {"images": len(images), **_compare(program, reference)}
         paired = self.clock()
         layers = [{"name": kink.name, "kind": kink.kind} | kink.census() for kink in self._counted(reference.tape)]
-        row |= {"class": "overflow" if not math.isfinite(row["difference"]) else ""}
+        # A ReLU can hide an infinite activation from the gradients.
+        has_overflown = row["forward_overflow"] or not math.isfinite(row["difference"])
+        row |= {"class": "overflow" if has_overflown else ""}
         if self.replays and not row["forward_overflow"]:
-            with MatrixConvolutions(), PRECISIONS["float64"].arithmetic(self.device):
+            with PRECISIONS["float64"].arithmetic(self.device):
                 findings, more = self._separate(reference, images, labels)
             row |= findings
             layers = [layer | found for layer, found in zip(layers, more, strict=True)]
@@ -195,14 +198,26 @@ class Comparison:
         self, reference: _Pass, images: Tensor, labels: Tensor
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The replays: findings for the row, and more of the census."""
-        tape = reference.tape
+        real_tape, undecided = self._real_pass(images, labels)
+        with MatrixConvolutions():
+            return self._replayed(reference, real_tape, undecided, images, labels)
+
+    def _real_pass(self, images: Tensor, labels: Tensor) -> tuple[Tape, list[Tensor]]:
+        """The forward pass in float64, and which windows of the layers of the census it leaves undecided."""
         exact = PRECISIONS["float64"]
-        with torch.no_grad(), ErrorBounds() as bounds:
-            _, real_tape = record(self.wide, images.double(), labels, exact)
-            undecided = [kink.undecided(bounds.of(kink.input)) for kink in self._counted(real_tape)]
+        # Where float64 is the working precision, its ties are those of the order in which that sums.
+        faster = nullcontext() if self.precision is exact else MatrixConvolutions()
+        with torch.no_grad(), faster, ErrorBounds() as bounds:
+            _, tape = record(self.wide, images.double(), labels, exact)
+            return tape, [kink.undecided(bounds.of(kink.input)) for kink in self._counted(tape)]
+
+    def _replayed(
+        self, reference: _Pass, real_tape: Tape, undecided: list[Tensor], images: Tensor, labels: Tensor
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        tape = reference.tape
         at_work = _Evaluation(self, self.networks, tape, images, labels, reference.ignored)
         at_real = at_work
-        if self.precision is not exact:
+        if self.precision is not PRECISIONS["float64"]:
             at_real = _Evaluation(self, self.wide_networks, real_tape, images.double(), labels, reference.ignored)
         both = [kink.tied & other.tied for kink, other in zip(tape.kinks, real_tape.kinks, strict=True)]
         findings = {
@@ -330,9 +345,13 @@ class _Evaluation:
 
     def restricted(self, windows: list[Tensor]) -> float:
         """The difference, in float64, of programs that differ only where `windows` says so."""
-        outside = [torch.where(inside, 0, gradient) for inside, gradient in zip(windows, self.arriving, strict=True)]
-        if all(jump is None for jump in self._jumps(outside)):
-            return self.difference  # nothing starts elsewhere
+        # Not: elsewhere no gradient of the reference arrives. A restricted program may send one there.
+        if not any(
+            kink.matters_outside(inside)
+            for kink, inside in zip(self.tape.kinks, windows, strict=True)
+            if self.comparison.change(kink) != 0
+        ):
+            return self.difference
         return self._difference(self.wide, self.arriving, windows)[0]
 
     def terms(self) -> float:
