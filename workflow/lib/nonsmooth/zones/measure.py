@@ -361,12 +361,12 @@ class _Evaluation:
         to which the rounding of the sum is relative.
         """
         names = {module: name for name, module in self.narrow.network.model.named_modules()}
-        total = 0.0
+        sums: dict[str, Tensor] = {}
         for (module, input, _), gradient in zip(self.narrow.layers, self.arriving_layers, strict=True):
             for parameter, terms in _absolute_terms(module, input.detach(), gradient).items():
-                if f"{names[module]}.{parameter}" not in self.ignored:
-                    total += terms.amax().item() / self.scale
-        return total
+                name = f"{names[module]}.{parameter}"
+                sums[name] = sums[name] + terms if name in sums else terms  # of a layer that is used several times
+        return sum(terms.amax().item() / self.scale for name, terms in sums.items() if name not in self.ignored)
 
     def _use(self, replay: Replay, which: int, windows: list[Tensor] | None = None) -> None:
         """Let gradients pass the kinks of `replay` as `_coefficient` says."""
