@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -158,7 +159,7 @@ class Comparison:
             {"name": kink.name, "kind": kink.kind}
             | (dict.fromkeys(COUNTED, 0) if row["forward_overflow"] else kink.census())
             | dict.fromkeys(SEPARATED_LAYER)
-            for kink in self._counted(reference.tape)
+            for kink in self.counted(reference.tape)
         ]
         row |= dict.fromkeys(SEPARATED)
         # A ReLU can hide an infinite activation from the gradients.
@@ -207,7 +208,7 @@ class Comparison:
         ours, theirs = self.coefficients[kink.kind]
         return ours - theirs
 
-    def _counted(self, tape: Tape) -> list[Kink]:
+    def counted(self, tape: Tape) -> list[Kink]:
         """The kinks of the census: all poolings, and ReLUs where the programs differ in them."""
         relus = self.relu_derivatives[0] != self.relu_derivatives[1]
         return [kink for kink in tape.kinks if kink.kind != "relu" or relus]
@@ -227,7 +228,7 @@ class Comparison:
         faster = nullcontext() if self.precision is exact else MatrixConvolutions()
         with torch.no_grad(), faster, ErrorBounds() as bounds:
             _, tape = record(self.wide, images.double(), labels, exact)
-            return tape, [kink.undecided(bounds.of(kink.input)) for kink in self._counted(tape)]
+            return tape, [kink.undecided(bounds.of(kink.input)) for kink in self.counted(tape)]
 
     def _replayed(
         self, reference: _Pass, real_tape: Tape, undecided: list[Tensor], images: Tensor, labels: Tensor
@@ -245,7 +246,7 @@ class Comparison:
             "terms": at_work.terms(),
             "undecided_windows": sum(int(windows.sum()) for windows in undecided),
         }
-        at = [number for number, kink in enumerate(tape.kinks) if any(kink is other for other in self._counted(tape))]
+        at = [number for number, kink in enumerate(tape.kinks) if any(kink is other for other in self.counted(tape))]
         layers = [
             {
                 "tied_with_gradient": int((tape.kinks[number].tied & (at_work.arriving[number] != 0)).sum()),
@@ -341,19 +342,33 @@ class _Evaluation:
                 kink.harmless = kink.all_zero
         self.wide = Replay(networks[torch.float64], tape, images, labels)
         self._use(self.wide, 1)
-        self.arriving = self.wide.arriving(self.wide.outputs)
-        largest = max((g.abs().amax().item() for g in self.arriving if g.numel()), default=0.0)
+        # Where a gradient is asked for: at the layers of the census, which are also those where the programs differ.
+        counted = comparison.counted(tape)
+        self.asked = [any(kink is other for other in counted) for kink in tape.kinks]
+        self.arriving = self._arriving(self.wide)
+        largest = max((g.abs().amax().item() for g in self.arriving if g is not None and g.numel()), default=0.0)
         # Gradients grow less than this on their way to the parameters.
         self.scale = LARGEST_REPLAYED / 2.0 ** max(0, math.ceil(math.log2(largest))) if 0 < largest < math.inf else 1.0
-        self.narrow = Replay(networks[torch.float32], tape, images, labels)
-        self._use(self.narrow, 1)
-        layer_outputs = [output for _, _, output in self.narrow.layers]
-        arriving = self.narrow.arriving([*self.narrow.outputs, *layer_outputs], self.scale)
-        self.arriving_narrow = arriving[: len(self.narrow.outputs)]
-        self.arriving_layers = arriving[len(self.narrow.outputs) :]
+        self.network32, self.images, self.labels = networks[torch.float32], images, labels
         self.difference, self.difference_l1 = self._difference(self.wide, self.arriving)
-        in_float32, _ = self._difference(self.narrow, self.arriving_narrow) if self.difference else (0.0, 0.0)
-        self.difference_float32 = in_float32 / self.scale
+        self.difference_float32 = 0.0
+        if self.difference != 0:
+            in_float32, _ = self._difference(self.narrow, self._arriving(self.narrow, self.scale))
+            self.difference_float32 = in_float32 / self.scale
+
+    @cached_property
+    def narrow(self) -> Replay:
+        """In float32, which is not needed where nothing starts."""
+        replay = Replay(self.network32, self.tape, self.images, self.labels)
+        self._use(replay, 1)
+        return replay
+
+    def _arriving(self, replay: Replay, scale: float = 1.0) -> list[Tensor | None]:
+        """The gradient of the reference at the output of every kink that is asked for."""
+        self._use(replay, 1)
+        wanted = [output for output, is_asked in zip(replay.outputs, self.asked, strict=True) if is_asked]
+        found = iter(replay.arriving(wanted, scale))
+        return [next(found) if is_asked else None for is_asked in self.asked]
 
     def findings(self, prefix: str) -> dict[str, Any]:
         """The columns of a minibatch, called `prefix`, `prefix_l1` and so on."""
@@ -382,8 +397,10 @@ class _Evaluation:
         to which the rounding of the sum is relative.
         """
         names = {module: name for name, module in self.narrow.network.model.named_modules()}
+        self._use(self.narrow, 1)
+        gradients = self.narrow.arriving([output for _, _, output in self.narrow.layers], self.scale)
         sums: dict[str, Tensor] = {}
-        for (module, input, _), gradient in zip(self.narrow.layers, self.arriving_layers, strict=True):
+        for (module, input, _), gradient in zip(self.narrow.layers, gradients, strict=True):
             for parameter, terms in _absolute_terms(module, input.detach(), gradient).items():
                 name = f"{names[module]}.{parameter}"
                 sums[name] = sums[name] + terms if name in sums else terms  # of a layer that is used several times
