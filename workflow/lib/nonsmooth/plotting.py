@@ -116,6 +116,10 @@ def pair_words(program: str, reference: str) -> str:
     """Two programs in words; a program against itself is the control."""
     if program == reference:
         return f"{program_words(program)} twice (control)"
+    kind, separator, derivative = program_words(program).partition("pooling, ")
+    same, _, other = program_words(reference).partition("pooling, ")
+    if separator and kind == same:  # two norm poolings: said once
+        return f"{kind}{separator}{derivative.removesuffix(' at 0')} vs {other}"
     return f"{program_words(program)} vs {program_words(reference)}"
 
 
