@@ -322,8 +322,9 @@ def test_composed_rounds_every_operation(case: tuple, derivative: float) -> None
         assert (norm == 0) == all(stored(value * value, dtype) == 0 for value in values)
         for cell, value in zip(cells, values, strict=True):
             if norm == 0:
-                # A Python number enters a kernel in float32 at least.
-                expected = stored(incoming * stored(derivative, torch.promote_types(dtype, torch.float32)), dtype)
+                # PyTorch's product of a tensor and a number: in float32, or in float64.
+                wide = torch.promote_types(dtype, torch.float32)
+                expected = stored(stored(incoming * stored(derivative, wide), wide), dtype)
             else:
                 # PyTorch's derivatives of the root and of both factors of x * x.
                 half = stored(stored(incoming / (2 * norm), dtype) * value, dtype)

@@ -12,6 +12,12 @@ from nonsmooth.datasets import DATASETS
 from .conftest import ROOT, copy_project
 
 FILES = ["config/config.yaml", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "config/presets").glob("*.yaml"))]
+ZONE_FIGURES = {
+    "proportions": ("dataset",),
+    "classes": ("dataset", "architecture"),
+    "differences": ("dataset", "architecture", "normalization"),
+    "ties_by_layer": ("dataset", "architecture", "normalization"),
+}
 GROUP_FIGURES = ("maxpool_accuracy", "maxpool_loss", "maxpool_accuracy_by_epoch")
 
 
@@ -38,6 +44,8 @@ def expected(config: dict) -> dict[str, int]:
     groups = {tuple(getattr(cell, factor) for factor in GROUP) for cell in cells}
     weights = presets.weights_cells(config)
     splits = {(cell.dataset, split) for cell in [*cells, *weights] for split in (cell.train_split, "test")}
+    zones = presets.zone_cells(config)
+    splits |= {(cell.dataset, "train") for cell in zones}
     if "ties" in config["maxpool"]:
         splits.add((config["maxpool"]["ties"]["dataset"], "test"))
     fetched = {name for name, _ in splits if DATASETS[name].files and "path" not in config["datasets"].get(name, {})}
@@ -49,6 +57,13 @@ def expected(config: dict) -> dict[str, int]:
         "maxpool_train": len(cells),
         "maxpool_weights": len(weights),
         **dict.fromkeys(("maxpool_weights_tables", "maxpool_weights_distance"), bool(weights)),
+        "maxpool_zones": len(zones),
+        **dict.fromkeys(("maxpool_zones_aggregate", "maxpool_zone_tables"), bool(zones)),
+        **{
+            f"maxpool_{figure}": len({tuple(getattr(cell, factor) for factor in factors) for cell in zones})
+            for figure, factors in ZONE_FIGURES.items()
+        },
+        "maxpool_zero_function": "zero_function" in config["maxpool"],
         **dict.fromkeys(GROUP_FIGURES, len(groups)),
         **dict.fromkeys(("maxpool_ties", "maxpool_tie_map"), "ties" in config["maxpool"]),
         **dict.fromkeys(("all", "report", "maxpool_aggregate", "maxpool_accuracy_by_beta", "maxpool_tables"), 1),

@@ -150,6 +150,7 @@ OPERATIONS: dict[str, Rounding] = {
         (
             "_local_scalar_dense",
             "_to_copy",
+            "_unsafe_view",
             "abs",
             "amax",
             "aminmax",

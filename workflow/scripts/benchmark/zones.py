@@ -66,6 +66,8 @@ if __name__ == "__main__":
             ]
         )
         machine = provenance.machine()
-        table = table.assign(cpu=machine["cpu"], device=settings.device, threads=settings.threads, torch=torch.__version__)
+        table = table.assign(
+            cpu=machine["cpu"], device=settings.device, threads=settings.threads, torch=torch.__version__
+        )
         with atomic(snakemake.output[0]) as temporary:
             table.round(4).to_csv(temporary, index=False)

@@ -83,6 +83,10 @@ class Kink:
         self._add_jump(jump, gradient, change, windows)
         return jump
 
+    def matters_outside(self, windows: Tensor) -> bool:
+        """Whether a window that is not one of `windows` ties and is not harmless."""
+        return bool((self._can_matter & ~windows).any())
+
     @cached_property
     def _can_matter(self) -> Tensor:
         """Tied windows that are not harmless."""

@@ -11,7 +11,9 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -110,7 +112,6 @@ class Comparison:
             precision.cast_model(with_derivatives(copy.deepcopy(model), which)).to(device)
             for which in (program, reference)
         ]
-        # A backward pass with autocast is scaled as the first step of training is.
         self.loss_scale = precision.loss_scaler(device).get_scale() if precision.uses_loss_scaler else 1.0
         self.relu_derivatives = program.relu_derivative, reference.relu_derivative
         self.replays = replays
@@ -151,21 +152,21 @@ class Comparison:
         started = self.clock()
         images = self.precision.cast_batch(images)
         with self.precision.arithmetic(self.device):
-            reference = self._pass(self.programs[1], images, labels)
-            # Programs that can be replayed have the same forward pass, bit for bit.
-            program = self._pass(self.programs[0], images, labels, reference.tape if self.replays else None)
+            program, reference = self._passes(images, labels)
         row = {"images": len(images), **_compare(program, reference)}
         paired = self.clock()
         layers = [
             {"name": kink.name, "kind": kink.kind}
             | (dict.fromkeys(COUNTED, 0) if row["forward_overflow"] else kink.census())
             | dict.fromkeys(SEPARATED_LAYER)
-            for kink in self._counted(reference.tape)
+            for kink in self.counted(reference.tape)
         ]
         row |= dict.fromkeys(SEPARATED)
-        row["class"] = "overflow" if not math.isfinite(row["difference"]) else ""
+        # A ReLU can hide an infinite activation from the gradients.
+        has_overflown = row["forward_overflow"] or not math.isfinite(row["difference"])
+        row["class"] = "overflow" if has_overflown else ""
         if self.replays and not row["forward_overflow"]:
-            with MatrixConvolutions(), PRECISIONS["float64"].arithmetic(self.device):
+            with PRECISIONS["float64"].arithmetic(self.device):
                 findings, more = self._separate(reference, images, labels)
             row |= findings
             layers = [layer | found for layer, found in zip(layers, more, strict=True)]
@@ -173,17 +174,27 @@ class Comparison:
         row |= {"seconds_pair": paired - started, "seconds_replays": self.clock() - paired}
         return Minibatch(row, layers)
 
-    def _pass(self, model: nn.Module, images: Tensor, labels: Tensor, known: Tape | None = None) -> _Pass:
-        """A forward and backward pass in the working precision, recorded unless its tape is `known`."""
+    def _passes(self, images: Tensor, labels: Tensor) -> tuple[_Pass, _Pass]:
+        """Those of both programs; with autocast the loss is scaled as training starts, and by less where a gradient overflows."""
+        scale = self.loss_scale
+        while True:
+            reference = self._pass(self.programs[1], images, labels, scale)
+            # Programs that can be replayed have the same forward pass, bit for bit.
+            program = self._pass(self.programs[0], images, labels, scale, reference.tape if self.replays else None)
+            if scale == 1 or not bool(reference.tape.finite) or (program.is_finite and reference.is_finite):
+                return program, reference
+            scale /= 2
+
+    def _pass(self, model: nn.Module, images: Tensor, labels: Tensor, scale: float, known: Tape | None = None) -> _Pass:
+        """A forward and backward pass in the working precision of `scale` times the loss, recorded unless its tape is `known`."""
         if known is None:
             loss, tape = record(model, images, labels, self.precision, keep=self.replays)
         else:
             loss, tape = network_loss(model, images, labels, self.precision), known
         names, parameters = zip(*model.named_parameters(), strict=True)
-        scaled = loss * self.loss_scale if self.loss_scale != 1 else loss
-        gradients = torch.autograd.grad(scaled, parameters, materialize_grads=True)
-        if self.loss_scale != 1:
-            gradients = [gradient / self.loss_scale for gradient in gradients]
+        gradients = torch.autograd.grad(loss * scale if scale != 1 else loss, parameters, materialize_grads=True)
+        if scale != 1:
+            gradients = [gradient / scale for gradient in gradients]
         return _Pass(loss.detach(), tape, dict(zip(names, gradients, strict=True)))
 
     def clock(self) -> float:
@@ -197,7 +208,7 @@ class Comparison:
         ours, theirs = self.coefficients[kink.kind]
         return ours - theirs
 
-    def _counted(self, tape: Tape) -> list[Kink]:
+    def counted(self, tape: Tape) -> list[Kink]:
         """The kinks of the census: all poolings, and ReLUs where the programs differ in them."""
         relus = self.relu_derivatives[0] != self.relu_derivatives[1]
         return [kink for kink in tape.kinks if kink.kind != "relu" or relus]
@@ -206,14 +217,26 @@ class Comparison:
         self, reference: _Pass, images: Tensor, labels: Tensor
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The replays: findings for the row, and more of the census."""
-        tape = reference.tape
+        real_tape, undecided = self._real_pass(images, labels)
+        with MatrixConvolutions():
+            return self._replayed(reference, real_tape, undecided, images, labels)
+
+    def _real_pass(self, images: Tensor, labels: Tensor) -> tuple[Tape, list[Tensor]]:
+        """The forward pass in float64, and which windows of the layers of the census it leaves undecided."""
         exact = PRECISIONS["float64"]
-        with torch.no_grad(), ErrorBounds() as bounds:
-            _, real_tape = record(self.wide, images.double(), labels, exact)
-            undecided = [kink.undecided(bounds.of(kink.input)) for kink in self._counted(real_tape)]
+        # Where float64 is the working precision, its ties are those of the order in which that sums.
+        faster = nullcontext() if self.precision is exact else MatrixConvolutions()
+        with torch.no_grad(), faster, ErrorBounds() as bounds:
+            _, tape = record(self.wide, images.double(), labels, exact)
+            return tape, [kink.undecided(bounds.of(kink.input)) for kink in self.counted(tape)]
+
+    def _replayed(
+        self, reference: _Pass, real_tape: Tape, undecided: list[Tensor], images: Tensor, labels: Tensor
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        tape = reference.tape
         at_work = _Evaluation(self, self.networks, tape, images, labels, reference.ignored)
         at_real = at_work
-        if self.precision is not exact:
+        if self.precision is not PRECISIONS["float64"]:
             at_real = _Evaluation(self, self.wide_networks, real_tape, images.double(), labels, reference.ignored)
         both = [kink.tied & other.tied for kink, other in zip(tape.kinks, real_tape.kinks, strict=True)]
         findings = {
@@ -223,7 +246,7 @@ class Comparison:
             "terms": at_work.terms(),
             "undecided_windows": sum(int(windows.sum()) for windows in undecided),
         }
-        at = [number for number, kink in enumerate(tape.kinks) if any(kink is other for other in self._counted(tape))]
+        at = [number for number, kink in enumerate(tape.kinks) if any(kink is other for other in self.counted(tape))]
         layers = [
             {
                 "tied_with_gradient": int((tape.kinks[number].tied & (at_work.arriving[number] != 0)).sum()),
@@ -243,6 +266,11 @@ class _Pass:
     loss: Tensor
     tape: Tape
     gradients: dict[str, Tensor]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all gradients are."""
+        return math.isfinite(_norms(self.gradients.values())[0])
 
     @property
     def ignored(self) -> set[str]:
@@ -266,7 +294,6 @@ def _compare(program: _Pass, reference: _Pass) -> dict[str, Any]:
         difference, difference_l1 = _norms(differences[name] for name in kept)
     gradient, gradient_l1 = _norms(reference.gradients[name] for name in kept)
     forward_overflow = not (bool(program.tape.finite) and bool(reference.tape.finite))
-    own, _ = _norms(program.gradients.values())
     return {
         "loss": reference.loss.item(),
         "difference": difference,
@@ -277,8 +304,7 @@ def _compare(program: _Pass, reference: _Pass) -> dict[str, Any]:
         "gradient_l1": gradient_l1,
         "entries_differing": int(differing),
         "forward_overflow": forward_overflow,
-        "backward_overflow": not forward_overflow
-        and not (math.isfinite(own) and math.isfinite(_norms(reference.gradients.values())[0])),
+        "backward_overflow": not forward_overflow and not (program.is_finite and reference.is_finite),
     }
 
 
@@ -316,19 +342,33 @@ class _Evaluation:
                 kink.harmless = kink.all_zero
         self.wide = Replay(networks[torch.float64], tape, images, labels)
         self._use(self.wide, 1)
-        self.arriving = self.wide.arriving(self.wide.outputs)
-        largest = max((g.abs().amax().item() for g in self.arriving if g.numel()), default=0.0)
+        # Where a gradient is asked for: at the layers of the census, which are also those where the programs differ.
+        counted = comparison.counted(tape)
+        self.asked = [any(kink is other for other in counted) for kink in tape.kinks]
+        self.arriving = self._arriving(self.wide)
+        largest = max((g.abs().amax().item() for g in self.arriving if g is not None and g.numel()), default=0.0)
         # Gradients grow less than this on their way to the parameters.
         self.scale = LARGEST_REPLAYED / 2.0 ** max(0, math.ceil(math.log2(largest))) if 0 < largest < math.inf else 1.0
-        self.narrow = Replay(networks[torch.float32], tape, images, labels)
-        self._use(self.narrow, 1)
-        layer_outputs = [output for _, _, output in self.narrow.layers]
-        arriving = self.narrow.arriving([*self.narrow.outputs, *layer_outputs], self.scale)
-        self.arriving_narrow = arriving[: len(self.narrow.outputs)]
-        self.arriving_layers = arriving[len(self.narrow.outputs) :]
+        self.network32, self.images, self.labels = networks[torch.float32], images, labels
         self.difference, self.difference_l1 = self._difference(self.wide, self.arriving)
-        in_float32, _ = self._difference(self.narrow, self.arriving_narrow) if self.difference else (0.0, 0.0)
-        self.difference_float32 = in_float32 / self.scale
+        self.difference_float32 = 0.0
+        if self.difference != 0:
+            in_float32, _ = self._difference(self.narrow, self._arriving(self.narrow, self.scale))
+            self.difference_float32 = in_float32 / self.scale
+
+    @cached_property
+    def narrow(self) -> Replay:
+        """In float32, which is not needed where nothing starts."""
+        replay = Replay(self.network32, self.tape, self.images, self.labels)
+        self._use(replay, 1)
+        return replay
+
+    def _arriving(self, replay: Replay, scale: float = 1.0) -> list[Tensor | None]:
+        """The gradient of the reference at the output of every kink that is asked for."""
+        self._use(replay, 1)
+        wanted = [output for output, is_asked in zip(replay.outputs, self.asked, strict=True) if is_asked]
+        found = iter(replay.arriving(wanted, scale))
+        return [next(found) if is_asked else None for is_asked in self.asked]
 
     def findings(self, prefix: str) -> dict[str, Any]:
         """The columns of a minibatch, called `prefix`, `prefix_l1` and so on."""
@@ -341,9 +381,13 @@ class _Evaluation:
 
     def restricted(self, windows: list[Tensor]) -> float:
         """The difference, in float64, of programs that differ only where `windows` says so."""
-        outside = [torch.where(inside, 0, gradient) for inside, gradient in zip(windows, self.arriving, strict=True)]
-        if all(jump is None for jump in self._jumps(outside)):
-            return self.difference  # nothing starts elsewhere
+        # Not: elsewhere no gradient of the reference arrives. A restricted program may send one there.
+        if not any(
+            kink.matters_outside(inside)
+            for kink, inside in zip(self.tape.kinks, windows, strict=True)
+            if self.comparison.change(kink) != 0
+        ):
+            return self.difference
         return self._difference(self.wide, self.arriving, windows)[0]
 
     def terms(self) -> float:
@@ -353,12 +397,14 @@ class _Evaluation:
         to which the rounding of the sum is relative.
         """
         names = {module: name for name, module in self.narrow.network.model.named_modules()}
-        total = 0.0
-        for (module, input, _), gradient in zip(self.narrow.layers, self.arriving_layers, strict=True):
+        self._use(self.narrow, 1)
+        gradients = self.narrow.arriving([output for _, _, output in self.narrow.layers], self.scale)
+        sums: dict[str, Tensor] = {}
+        for (module, input, _), gradient in zip(self.narrow.layers, gradients, strict=True):
             for parameter, terms in _absolute_terms(module, input.detach(), gradient).items():
-                if f"{names[module]}.{parameter}" not in self.ignored:
-                    total += terms.amax().item() / self.scale
-        return total
+                name = f"{names[module]}.{parameter}"
+                sums[name] = sums[name] + terms if name in sums else terms  # of a layer that is used several times
+        return sum(terms.amax().item() / self.scale for name, terms in sums.items() if name not in self.ignored)
 
     def _use(self, replay: Replay, which: int, windows: list[Tensor] | None = None) -> None:
         """Let gradients pass the kinks of `replay` as `_coefficient` says."""
