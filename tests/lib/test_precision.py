@@ -155,8 +155,10 @@ def norm_pooling_gradient(d: Operands) -> Tensor:
 CASES: dict[str, list[Case]] = {
     "_local_scalar_dense": [lambda d: torch.tensor([x.item() for x in d(9)], dtype=torch.float64)],
     "_to_copy": [lambda d: d(99).to(torch.float64)],
+    "_unsafe_view": [lambda d: aten._unsafe_view(d(9, 11), [99])],
     "abs": [lambda d: d(99).abs(), lambda d: in_place(Tensor.abs_, d(99))],
     "amax": [lambda d: d(2, 3, 5, 2, 4, 2).amax((-3, -1))],
+    "aminmax": [lambda d: tuple(torch.aminmax(d(99))), lambda d: tuple(torch.aminmax(d(9, 11), dim=1))],
     "argmax": [lambda d: d(33, 10).argmax(1)],
     "cat": [
         lambda d: torch.cat([d(2, 3, 5, 5), d(2, 4, 5, 5), d(2, 0, 5, 5)], 1),

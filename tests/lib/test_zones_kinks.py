@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from nonsmooth.activations import ReLU, relu
 from nonsmooth.pooling import MaxPool2d, max_pool2d
+from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import Hybrid, Minimal, Native, Norm
-from nonsmooth.zones.kinks import Kink, MaxPoolKink, NormPoolKink, ReluKink
+from nonsmooth.zones.kinks import ComposedNormPoolKink, Kink, MaxPoolKink, NormPoolKink, ReluKink
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LAYOUTS = ("contiguous", "channels_last", "transposed", "sliced")
@@ -333,6 +334,38 @@ def test_harmless_windows_of_norm_pooling_are_left_out() -> None:
     kink.harmless = torch.tensor([[[[True, False, False]]]])
     gradient = torch.tensor([[[[INF, 2.0, 0.0]]]])
     assert torch.equal(kink.jump(gradient, 3.0), torch.tensor([0.0, 0, 6, 6, 0, 0]).expand(1, 1, 2, 6))
+
+
+@thorough
+@given(st.sampled_from(DTYPES[:2]), coefficients, st.integers(0, 2**16))
+def test_composed_norm_pooling(dtype: torch.dtype, coefficient: float, seed: int) -> None:
+    """A gradient is divided by the norm that the forward pass computed, which is 0 where the squares of a window underflow."""
+    generator = torch.Generator().manual_seed(seed)
+    root = math.sqrt(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)
+    palette = torch.tensor([0.0, 0.0, 0.5 * root, -0.6 * root, 1.5 * root, 1.0], dtype=torch.float64)
+    input = palette[torch.randint(len(palette), (2, 1, 4, 6), generator=generator)].to(dtype)
+    with PRECISIONS[str(dtype).removeprefix("torch.")].arithmetic(torch.device("cpu")):
+        kink = make_kink(MaxPool2d(2, rule=Norm(coefficient, "composed")), input)
+    assert isinstance(kink, ComposedNormPoolKink)
+    gradient = torch.randn(kink.output.shape, generator=generator, dtype=torch.float64)
+    found, jump = kink.transposed(gradient, coefficient), kink.jump(gradient, coefficient)
+    tied = 0
+    for *plane, row, column in product(range(2), range(1), range(2), range(3)):
+        window = (*plane, slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+        values, norm = input[window].double(), kink.output[(*plane, row, column)].item()
+        incoming = gradient[(*plane, row, column)].item()
+        is_tied = bool((values.abs() < 0.7 * root).all())
+        tied += is_tied
+        assert kink.tied[(*plane, row, column)] == is_tied == (norm == 0)
+        assert kink.all_zero[(*plane, row, column)] == (values == 0).all()
+        if is_tied:
+            assert found[window].eq(coefficient * incoming).all()
+            assert jump[window].eq(coefficient * incoming).all()
+        else:
+            expected = values / norm * incoming
+            assert_within(found[window], expected, 4 * 2.0**-53 * expected.abs())
+            assert jump is None or jump[window].eq(0).all()
+    assert kink.census()["tied"] == kink.census()["tied_at_zero"] == tied
 
 
 # --------------------------------------------------------------------------------------------------- all of them
