@@ -117,11 +117,25 @@ def test_the_readmes_python_runs():
     import torch
     import torchvision
 
-    names = {"x": torch.rand(2, 3, 8, 8), "model": torchvision.models.vgg11(weights=None, num_classes=2)}
+    layers = [
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(36, 2),
+    ]
+    names = {
+        "x": torch.rand(2, 3, 8, 8),
+        "model": torchvision.models.vgg11(weights=None, num_classes=2),
+        "network": torch.nn.Sequential(*layers),
+        "images": torch.zeros(2, 3, 8, 8),  # flat, so that nothing is routed differently
+        "labels": torch.tensor([0, 1]),
+    }
     for block in blocks("README.md", "python"):
         exec(block, names)
     assert torch.equal(names["y"], torch.nn.functional.max_pool2d(names["x"], 2))
     assert "hybrid-1000-composed" in repr(names["model"])
+    assert names["found"] in ("compensation", "identical")
     assert not any(isinstance(module, torch.nn.ReLU) for module in names["model"].modules())
 
 

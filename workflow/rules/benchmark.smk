@@ -58,7 +58,7 @@ rule benchmark_zones:
         gpu=CELL_GPUS,
     params:
         settings=SETTINGS,
-        rounds=5,
+        rounds=3,
     message:
         "Time the comparison of two programs on this machine"
     script:

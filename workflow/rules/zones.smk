@@ -7,11 +7,11 @@ if ZONE_FUNCTION:
             code=source("scripts/maxpool/zero_function.py")
             + library("tables", "rules", "precision", "zones/zero_function"),
         output:
-            values="results/{run}/maxpool/zero_function.csv",
             **{
                 name.removeprefix("zero_function_"): path
                 for name, path in table_files("zero_function", "the zero function").items()
             },
+            values="results/{run}/maxpool/zero_function.csv",
         log:
             "logs/{run}/maxpool/zero_function.log",
         resources:

@@ -98,7 +98,8 @@ class Comparison:
     ) -> None:
         """
         Args:
-            model: a float32 network with `torch.nn.MaxPool2d` and `torch.nn.ReLU` modules, in training mode; it is copied.
+            model: a float32 network with `torch.nn.MaxPool2d` and `torch.nn.ReLU` modules, in training mode, without layers
+                that draw, such as dropout; it is copied.
             program, reference: the derivatives to compare.
             precision: the working precision.
             device: where everything runs.
