@@ -101,10 +101,10 @@ def test_counts_of_runs(counts: list[int], text: str) -> None:
         ({"program": "minimal", "reference": "native", "noise": 0.0}, ["minimal vs native"]),
         ({"program": "native", "reference": "native", "noise": 0.01}, ["native twice (control)", "noise 0.01"]),
         ({"program": "native+relu-1", "reference": "native"}, ["native, ReLU'(0) = 1 vs native"]),
-        ({"program": "norm-1", "reference": "norm-0"}, ["norm pooling, 1 at 0 vs norm pooling, 0 at 0"]),
+        ({"program": "norm-1", "reference": "norm-0"}, ["norm pooling, 1 vs 0 at 0"]),
         (
             {"program": "norm-1-composed", "reference": "norm--0.5-composed+relu-1"},
-            ["composed norm pooling, 1 at 0 vs composed norm pooling, -0.5 at 0, ReLU'(0) = 1"],
+            ["composed norm pooling, 1 vs -0.5 at 0, ReLU'(0) = 1"],
         ),
         ({"kernels": "default"}, ["default kernels"]),
     ],
