@@ -259,10 +259,12 @@ def coarse(model: nn.Sequential, images: int, seed: int) -> tuple[nn.Sequential,
     return model.train(), integers(-1, 2, (images, 2, 8, 8)) / 2, torch.randint(3, (images,), generator=generator)
 
 
-def working_difference(model: nn.Module, images: Tensor, labels: Tensor, level: str, pair: tuple[str, str]) -> float:
+def working_difference(
+    model: nn.Module, images: Tensor, labels: Tensor, level: str, pair: tuple[str, str], loss_scale: float = 65536.0
+) -> float:
     """The sum of infinity norms, by autograd without a recorder."""
     precision, found = PRECISIONS[level], []
-    scale = 65536.0 if level == "mixed16" else 1.0
+    scale = loss_scale if level == "mixed16" else 1.0
     for name in pair:
         program = precision.cast_model(with_derivatives(copy.deepcopy(model), Program.parse(name)))
         with precision.arithmetic(CPU):
@@ -579,6 +581,18 @@ def test_backward_overflow(level: str) -> None:
     if level in ("float16", "mixed16", "bfloat16", "float32"):
         assert math.isfinite(row["replay"])
         assert row["replay"] > 0
+
+
+def test_the_scale_of_the_loss_is_halved_until_nothing_overflows() -> None:
+    """With autocast; in powers of two, which change no bit of a gradient that is neither too large nor too small."""
+    model, images, labels = window([[2, 0], [0, 2]], [0.5, 0.5], out=8.0)
+    row = compare(model, images, labels, "mixed16").row
+    expected = {scale: working_difference(model, images, labels, "mixed16", ("minimal", "native"), scale)
+                for scale in (65536.0, 1024.0)}  # fmt: skip
+    assert not math.isfinite(expected[65536.0])
+    assert row["difference_published"] == expected[1024.0]
+    assert row["class"] == "real"
+    assert not row["backward_overflow"]
 
 
 @every_level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from nonsmooth.cells import Program, ZoneCell
 from nonsmooth.images import Images
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.training import Settings
-from nonsmooth.zones.measure import Comparison
+from nonsmooth.zones.measure import SEPARATED, SEPARATED_LAYER, Comparison
 from nonsmooth.zones.run import add_census, initial_network, measure_cell, noisy
 
 CELL = ZoneCell(dataset="mnist_5k", architecture="lenet5", precision="float16", batch_size=16, seed=2, minibatches=3)
@@ -116,6 +117,52 @@ def test_counts_add_up_and_what_is_unknown_stays_out() -> None:
 def test_a_precision_that_a_device_does_not_have_is_refused(data: Images) -> None:
     with pytest.raises(ValueError, match="tf32 needs a device of type"):
         measure_cell(replace(CELL, precision="tf32"), data, Settings())
+
+
+def test_memory_does_not_grow(data: Images) -> None:
+    """As many tensors are alive after each minibatch, counted without those of the minibatch itself."""
+    alive: list[int] = []
+
+    def count(row: dict) -> None:
+        gc.collect()
+        alive.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+
+    cell = replace(CELL, normalization="batch_norm", program="minimal+relu-1", minibatches=6)
+    measure_cell(cell, data, Settings(), on_minibatch=count)
+    assert len(set(alive[1:])) == 1
+
+
+@pytest.mark.parametrize("program", ["minimal", "hybrid-1000-composed"])
+def test_a_cell_without_replays(data: Images, program: str) -> None:
+    """The columns that replays fill are there and empty; the others are as with replays where there are any."""
+    cell = replace(CELL, normalization="batch_norm", program=program, replays=False)
+    run = measure_cell(cell, data, Settings())
+    for row in run.minibatches:
+        assert all(row[name] is None for name in SEPARATED)
+        assert row["class"] == ""
+        assert row["difference"] > 0
+    assert [layer["name"] for layer in run.layers] == ["pool1", "pool2"]
+    assert all(layer[name] is None for layer in run.layers for name in SEPARATED_LAYER)
+    if program == "minimal":
+        full = measure_cell(replace(cell, replays=True), data, Settings())
+        for row, other in zip(run.minibatches, full.minibatches, strict=True):
+            assert row.keys() == other.keys()
+            separated = {*SEPARATED, "class"}
+            assert {k: v for k, v in row.items() if k not in separated} == {
+                k: v for k, v in other.items() if k not in separated
+            }
+
+
+def test_the_record(data: Images) -> None:
+    cell = replace(CELL, precision="float32", kernels="default")
+    record = measure_cell(cell, data, Settings()).record
+    assert ZoneCell.from_dict(record["cell"]) == cell
+    assert record["minibatches"] == 3
+    assert set(record["seconds"]) == {"plain", "pair", "replays"}
+    assert all(seconds > 0 for seconds in record["seconds"].values())
+    assert record["settings"]["deterministic"] is False
+    keys = {"config_hash", "device", "flags", "machine", "versions", "git", "numerics_version", "process_seconds"}
+    assert keys | {"peak_memory_mib"} <= record.keys()
 
 
 def test_rows_are_reported_as_they_come(data: Images) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -131,6 +133,18 @@ def test_a_replay_in_float64_is_near_the_recorded_pass(architecture: str, level:
         error = (gradient - expected[name]).norm() / gradient.norm()
         # A rounding per layer, forward values being the same; 40 layers at most.
         assert error < 40 * precision.unit_roundoff, name
+
+
+def test_a_replay_can_be_freed() -> None:
+    """A cycle through autograd's nodes would keep it, and the memory of every minibatch with it."""
+    model, (images, labels) = network("lenet5"), batch(28)
+    _, tape = recorded(model, images, labels, PRECISIONS["float32"])
+    replay = replay_in(model, tape, images, labels, PRECISIONS["float32"], torch.float64)
+    replayed_gradients(replay)
+    kept = [weakref.ref(tensor) for tensor in (replay, *replay.inputs, *replay.outputs)]
+    del replay
+    gc.collect()
+    assert all(reference() is None for reference in kept)
 
 
 # ----------------------------------------------------------------------------------------------- what is recorded
