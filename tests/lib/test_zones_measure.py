@@ -639,6 +639,43 @@ def test_a_program_restricted_to_common_ties_sends_gradient_on(level: str) -> No
     assert_near(measured.row["real"], 2 * g, level)
 
 
+@pytest.mark.parametrize("beta", [1.0, 3.0, -0.5])
+@every_level
+def test_a_tie_below_a_tie(level: str, beta: float) -> None:
+    """Two poolings with a convolution in between: the gradients of four equal values, one channel each, are products of
+    1 - beta / 2 for a maximum that native takes, and of beta / 2 for the other one."""
+    model, images, labels = window(torch.eye(4).tolist(), [1.0] * 4, out=2.0**-6)
+    between = nn.Conv2d(1, 1, 1, bias=False).double()
+    nn.init.ones_(between.weight)
+    model = nn.Sequential(model[0], nn.MaxPool2d((1, 2)), between, nn.MaxPool2d((1, 2)), *model[2:])
+    program = {1.0: "minimal"}.get(beta, f"hybrid-{beta:g}-exact")
+    row = compare(model, images, labels, level, (program, "native")).row
+    taken, other = 1 - beta / 2, beta / 2
+    moved = [abs(taken**2 - 1), abs(taken * other), abs(taken * other), other**2]
+    assert row["class"] == "real"
+    for prefix in ("replay", "real"):
+        assert_near(row[prefix], max(moved) * arriving(model, 1.0), level)
+        assert_near(row[f"{prefix}_l1"], sum(moved) * arriving(model, 1.0), level)
+
+
+def test_the_ties_of_float64_are_those_of_its_own_order_of_summation() -> None:
+    """Sums of 1, -1, 2**-60 and 0 over two channels and two columns are 0 or 2**-60, as the order has it."""
+    seen = set()
+    for terms in permutations([1.0, -1.0, 2.0**-60, 0.0]):
+        model = nn.Sequential(
+            nn.Conv2d(2, 1, (1, 2), (1, 2), bias=False), nn.MaxPool2d((1, 2)), nn.Flatten(), nn.Linear(1, 2)
+        )
+        nn.init.ones_(model[0].weight)
+        images = torch.zeros(1, 2, 1, 4, dtype=torch.float64)
+        images[0, :, 0, :2] = torch.tensor(terms).view(2, 2)
+        images[0, 0, 0, 2] = 2.0**-60
+        (layer,) = compare(model.double(), images, torch.tensor([0]), "float64").layers
+        assert layer["tied"] == layer["tied_float64"] == layer["tied_both"]
+        assert layer["undecided_windows"] == 1 - layer["tied"]
+        seen.add(layer["tied"])
+    assert seen == {0, 1}
+
+
 # ------------------------------------------------------------------------------------------------- truth table
 
 
