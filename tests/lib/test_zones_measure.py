@@ -639,6 +639,20 @@ def test_a_program_restricted_to_common_ties_sends_gradient_on(level: str) -> No
     assert_near(measured.row["real"], 2 * g, level)
 
 
+def test_over_the_reals_autocast_rounds_nothing() -> None:
+    """The replay of a mixed pass has the weights in 16 bits, that of the float64 pass those of float32."""
+    model, images, labels = window([[2, 0], [0, 2]], [0.5, 0.5], out=1 / 192)
+    row = compare(model, images, labels, "mixed16").row
+    weight = model[-1].weight.data
+    assert weight.float()[0, 0] != weight.half()[0, 0]
+    weight.copy_(weight.float())
+    assert_near(row["real"], arriving(model, 1.0))
+    weight.copy_(weight.half())
+    # The logarithm of the probabilities is in float32.
+    assert_near(row["replay"], arriving(model, 1.0), "float32")
+    assert row["replay"] != row["real"]
+
+
 @pytest.mark.parametrize("beta", [1.0, 3.0, -0.5])
 @every_level
 def test_a_tie_below_a_tie(level: str, beta: float) -> None:
