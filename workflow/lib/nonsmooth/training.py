@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nonsmooth import architectures, provenance
-from nonsmooth.cells import TrainingCell, WeightsCell
+from nonsmooth.cells import TrainingCell, WeightsCell, ZoneCell
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import content_hash
 from nonsmooth.images import Images, StreamedImages
@@ -188,7 +188,7 @@ def epochs(
             break
 
 
-def made_by(cell: TrainingCell | WeightsCell, settings: Settings, started: float) -> dict[str, Any]:
+def made_by(cell: TrainingCell | WeightsCell | ZoneCell, settings: Settings, started: float) -> dict[str, Any]:
     """What every record says of how it was made: the cell, settings, flags, machine, versions, time and memory."""
     device = torch.device(settings.device)
     with PRECISIONS[cell.precision].arithmetic(device):
@@ -309,6 +309,12 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def mean_loss(logits: Tensor, labels: Tensor, precision: Precision) -> Tensor:
+    """Mean cross-entropy, inside `precision.arithmetic`."""
+    # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.
+    return cross_entropy(logits.float() if precision.autocast is not None else logits, labels)
+
+
 def step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -320,8 +326,7 @@ def step(
     """One update, inside `precision.arithmetic`; returns loss, logits and whether the loss scaler skipped it."""
     optimizer.zero_grad(set_to_none=True)
     logits = model(precision.cast_batch(images))
-    # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.
-    loss = cross_entropy(logits.float() if precision.autocast is not None else logits, labels)
+    loss = mean_loss(logits, labels, precision)
     scaler.scale(loss).backward()
     taken: list[bool] = []
     hook = optimizer.register_step_post_hook(lambda *_: taken.append(True))

@@ -13,15 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nonsmooth import architectures, provenance
+from nonsmooth import architectures
 from nonsmooth.cells import Program, ZoneCell
 from nonsmooth.datasets import DATASETS
-from nonsmooth.files import content_hash
 from nonsmooth.images import Images, StreamedImages
-from nonsmooth.numerics import NUMERICS_VERSION
-from nonsmooth.precision import PRECISIONS, backend_flags
+from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import Native
-from nonsmooth.training import Settings, configure
+from nonsmooth.training import Settings, configure, made_by
 from nonsmooth.zones.measure import Comparison
 
 logger = logging.getLogger(__name__)
@@ -93,20 +91,13 @@ def measure_cell(
         if on_minibatch is not None:
             on_minibatch(row)
     seconds["plain"] = time_plain(comparison, images, labels)
-    with precision.arithmetic(device):
-        flags = backend_flags()
     run.layers = [{"layer": number, **layer} for number, layer in enumerate(run.layers, 1)]
+    made = made_by(cell, settings, started)
     run.record = {
-        "cell": cell.to_dict(),
-        "config_hash": content_hash([cell.to_dict(), vars(settings), NUMERICS_VERSION]),
+        **made,
         "minibatches": len(run.minibatches),
+        "wall_seconds": made["seconds"],
         "seconds": {name: pd.Series(taken).median() for name, taken in seconds.items()},
-        "settings": vars(settings),
-        "flags": flags,
-        "device": provenance.device(settings.device),
-        "wall_seconds": round(time.time() - started, 2),
-        **provenance.usage(settings.device),
-        **provenance.environment(),
     }
     return run
 

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nonsmooth.modules import replace_modules
 from nonsmooth.precision import Precision
+from nonsmooth.training import mean_loss
 from nonsmooth.zones.kinks import KINKED, Kink
 
 # Operations whose result is the recorded one without being computed, since they take nearly all of the time.
@@ -67,10 +68,8 @@ def record(
 
 
 def network_loss(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision) -> Tensor:
-    """Mean cross-entropy, inside `precision.arithmetic`."""
-    logits = model(images)
-    # Autocast on a GPU computes the loss in float32; said here, so that a CPU does the same.
-    return cross_entropy(logits.float() if precision.autocast is not None else logits, labels)
+    """The loss that training minimises, inside `precision.arithmetic`."""
+    return mean_loss(model(images), labels, precision)
 
 
 class _Recorder(TorchDispatchMode):
