@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from layouts import lay_out
 from torch import Tensor, nn
 
-from nonsmooth import plotting, pooling
+from nonsmooth import plotting
 from nonsmooth.cells import Program
-from nonsmooth.pooling import MaxPool2d, Norm, max_pool2d, replace_max_pools
+from nonsmooth.pooling import MaxPool2d, Norm, max_pool2d, norm, replace_max_pools
 from nonsmooth.precision import PRECISIONS
-from nonsmooth.rules import EVALUATIONS
+from nonsmooth.rules import NORM_EVALUATIONS
 from nonsmooth.zones.measure import Comparison
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -139,7 +139,7 @@ def test_output_and_gradient_are_rounded_once(case: tuple, derivative: float) ->
 
 
 @thorough
-@given(cases(kinds=("special",)), st.sampled_from(DERIVATIVES), st.sampled_from(EVALUATIONS))
+@given(cases(kinds=("special",)), st.sampled_from(DERIVATIVES), st.sampled_from(NORM_EVALUATIONS))
 def test_windows_with_infinities_and_nans(case: tuple, derivative: float, evaluation: str) -> None:
     input, grad, kernel = case
     output, result = pool(input, torch.ones_like(grad), kernel, derivative, evaluation)
@@ -160,7 +160,7 @@ def test_windows_with_infinities_and_nans(case: tuple, derivative: float, evalua
 
 
 @thorough
-@given(cases(kinds=("relu", "zeros", "few", "underflow")), st.sampled_from(DERIVATIVES), st.sampled_from(EVALUATIONS))
+@given(cases(kinds=("relu", "zeros", "few", "underflow")), st.sampled_from(DERIVATIVES), st.sampled_from(NORM_EVALUATIONS))
 def test_the_derivative_matters_in_zero_windows_only(case: tuple, derivative: float, evaluation: str) -> None:
     input, grad, kernel = case
     output, result = pool(input, grad, kernel, derivative, evaluation)
@@ -190,7 +190,7 @@ def test_a_norm_that_overflows_has_a_finite_gradient() -> None:
     assert input.grad.eq(0.5).all()
 
 
-@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("evaluation", NORM_EVALUATIONS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_memory_layouts_change_nothing(layout: str, dtype: torch.dtype, evaluation: str) -> None:
@@ -205,7 +205,7 @@ def test_memory_layouts_change_nothing(layout: str, dtype: torch.dtype, evaluati
         assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("evaluation", NORM_EVALUATIONS)
 def test_gradients_where_no_window_is_zero_are_finite_differences(evaluation: str) -> None:
     input = fill((2, 2, 4, 6), "noise", 0, torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: max_pool2d(x, (2, 3), rule=Norm(1, evaluation)), input)
@@ -219,8 +219,8 @@ def test_composed_norms_can_be_differentiated_twice() -> None:
 @pytest.mark.parametrize("rule", [Norm(0), Norm(1)], ids=str)
 def test_operators_follow_pytorchs_rules(rule: Norm) -> None:
     input = fill((2, 3, 4, 4), "relu", 0, torch.float32)
-    torch.library.opcheck(pooling._norm_pool, (input, [2, 2]))
-    torch.library.opcheck(pooling._norm_pool_backward, (torch.ones(2, 3, 2, 2), input, [2, 2], rule.derivative))
+    torch.library.opcheck(norm.norm_pool, (input, [2, 2]))
+    torch.library.opcheck(norm.norm_pool_backward, (torch.ones(2, 3, 2, 2), input, [2, 2], rule.derivative))
 
 
 def test_a_second_derivative_is_refused() -> None:
@@ -270,7 +270,7 @@ def test_a_network_trains_with_it_in_every_precision(level: str, rule: Norm) -> 
 
 
 def test_its_colour_is_that_of_other_rules() -> None:
-    rules = [Norm(derivative, evaluation) for derivative in DERIVATIVES for evaluation in EVALUATIONS]
+    rules = [Norm(derivative, evaluation) for derivative in DERIVATIVES for evaluation in NORM_EVALUATIONS]
     assert {plotting.rule_family(str(rule)) for rule in rules} == {"other"}
 
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nonsmooth import pooling, training
+from nonsmooth.pooling import exact, norm
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
 from nonsmooth.precision import OPERATIONS, PRECISIONS, Rounding, backend_flags
 from nonsmooth.rules import parse_rule
@@ -143,12 +144,12 @@ def pooling_operator(operator: Callable[..., Tensor], d: Operands, transposed: b
 
 def norm_pooling(d: Operands) -> Tensor:
     """2 x 2 windows, some of them all zero."""
-    return pooling._norm_pool(d(2, 3, 8, 8).relu(), [2, 2])
+    return norm.norm_pool(d(2, 3, 8, 8).relu(), [2, 2])
 
 
 def norm_pooling_gradient(d: Operands) -> Tensor:
     x = d(2, 3, 8, 8).relu()
-    return pooling._norm_pool_backward(d(2, 3, 4, 4), x, [2, 2], 1.0)
+    return norm.norm_pool_backward(d(2, 3, 4, 4), x, [2, 2], 1.0)
 
 
 # Shapes are not multiples of a vector's length, so that the kernels' remainders count, too.
@@ -218,8 +219,8 @@ CASES: dict[str, list[Case]] = {
         lambda d: torch.sub(d(99), d(99), alpha=SMALL),
         lambda d: in_place(lambda x: x.sub_(d(99)), d(99)),
     ],
-    "max_pool2d_jacobian": [lambda d: pooling_operator(pooling._jacobian, d, False)],
-    "max_pool2d_transposed_jacobian": [lambda d: pooling_operator(pooling._transposed_jacobian, d, True)],
+    "max_pool2d_jacobian": [lambda d: pooling_operator(exact.jacobian, d, False)],
+    "max_pool2d_transposed_jacobian": [lambda d: pooling_operator(exact.transposed_jacobian, d, True)],
     "norm_pool2d": [norm_pooling],
     "norm_pool2d_backward": [norm_pooling_gradient],
     "mul": [

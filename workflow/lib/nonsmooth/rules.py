@@ -7,14 +7,62 @@ their meaning.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
-from typing import Any, Literal, get_args
+from typing import Any
 
-Evaluation = Literal["exact", "composed"]
-EVALUATIONS: tuple[str, ...] = get_args(Evaluation)
+# Of rules that have no parts: one rounding, or an operation at a time in the working precision.
+NORM_EVALUATIONS = ("exact", "composed")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Which parts of the published program an evaluation of the hybrid rule keeps, and in what arithmetic.
+
+    Attributes:
+        forward: the output is the combination of two pooling outputs, each product rounded; otherwise the true maximum.
+        backward: where a window has one maximum, its gradient is the sum of two rounded products; otherwise it is passed on.
+        jacobian: where a window has several, the gradient follows the hybrid Jacobian; otherwise native's.
+        unlimited: the operations of `forward` and `backward` round to the working type's number of bits, without limits of the
+            exponent, so that none over- or underflows; only what is stored has the working type's range.
+        wide: the operations of `backward` are in float32 (or wider), and the result is rounded once.
+        wide_forward: so are those of `forward`.
+    """
+
+    forward: bool = False
+    backward: bool = False
+    jacobian: bool = False
+    unlimited: bool = False
+    wide: bool = False
+    wide_forward: bool = False
+
+
+def _evaluations() -> dict[str, Evaluation]:
+    parts = {
+        "exact": Evaluation(jacobian=True),
+        "composed": Evaluation(forward=True, backward=True, jacobian=True),
+        "forward": Evaluation(forward=True),
+        "backward": Evaluation(backward=True),
+        "forward_backward": Evaluation(forward=True, backward=True),
+        "forward_jacobian": Evaluation(forward=True, jacobian=True),
+        "backward_jacobian": Evaluation(backward=True, jacobian=True),
+    }
+    found = dict(parts)
+    for name, evaluation in parts.items():
+        if evaluation.forward or evaluation.backward:
+            found[f"{name}_unlimited"] = replace(evaluation, unlimited=True)
+        if evaluation.backward:
+            found[f"{name}_wide"] = replace(evaluation, wide=True)
+        if evaluation.forward and evaluation.backward:  # in float32 a backward pass of 16 bits is in range as it is
+            found[f"{name}_unlimited_wide"] = replace(evaluation, unlimited=True, wide=True)
+    found["composed_float32"] = replace(parts["composed"], wide=True, wide_forward=True)
+    return found
+
+
+# The evaluations of the hybrid rule, by name: `exact` and `composed`, what lies between them, and changes of its arithmetic.
+EVALUATIONS: dict[str, Evaluation] = _evaluations()
 
 
 @dataclass(frozen=True)
@@ -38,15 +86,15 @@ class Hybrid:
     """`(1 - beta) * native + beta * minimal` (arXiv 2401.02736), which leaves the subdifferential for large beta.
 
     `exact` is a true maximum whose gradient is multiplied by that Jacobian; `composed` evaluates the
-    combination of two pooling outputs in the working precision, as the published program does.
+    combination of two pooling outputs in the working precision, as the published program does. `EVALUATIONS` has those in between.
     """
 
     beta: float
-    evaluation: Evaluation = "exact"
+    evaluation: str = "exact"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "beta", _finite(self.beta, "Hybrid: beta"))
-        _require_known(self.evaluation, "Hybrid: evaluation")
+        _require_known(self.evaluation, EVALUATIONS, "Hybrid: evaluation")
 
     def __str__(self) -> str:
         return f"hybrid-{number(self.beta)}-{self.evaluation}"
@@ -61,11 +109,11 @@ class Norm:
     """
 
     derivative: float
-    evaluation: Evaluation = "exact"
+    evaluation: str = "exact"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "derivative", _finite(self.derivative, "Norm: derivative"))
-        _require_known(self.evaluation, "Norm: evaluation")
+        _require_known(self.evaluation, NORM_EVALUATIONS, "Norm: evaluation")
 
     def __str__(self) -> str:
         name = f"norm-{number(self.derivative)}"
@@ -85,7 +133,7 @@ SIMPLE_RULES: dict[str, Callable[[], Rule]] = {
 }
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
-_HYBRID = re.compile(rf"hybrid-(?P<beta>{_NUMBER})-(?P<evaluation>[a-z]+)")
+_HYBRID = re.compile(rf"hybrid-(?P<beta>{_NUMBER})-(?P<evaluation>[a-z0-9_]+)")
 _NORM = re.compile(rf"norm-(?P<derivative>{_NUMBER})(?:-(?P<evaluation>composed))?")
 
 
@@ -102,9 +150,8 @@ def parse_rule(name: str) -> Rule:
     elif match := _NORM.fullmatch(name):
         rule = Norm(float(match["derivative"]), match["evaluation"] or "exact")
     else:
-        hybrids = [f"hybrid-<beta>-{evaluation}" for evaluation in EVALUATIONS]
-        forms = [*SIMPLE_RULES, *hybrids, "norm-<derivative>", "norm-<derivative>-composed"]
-        raise ValueError(f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'")
+        forms = [*SIMPLE_RULES, "hybrid-<beta>-<evaluation>", "norm-<derivative>", "norm-<derivative>-composed"]
+        raise ValueError(f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'; evaluations: {', '.join(EVALUATIONS)}")
     if str(rule) != name:
         raise ValueError(f"pooling rule {name!r}: write the number in its shortest form, {str(rule)!r}")
     return rule
@@ -138,6 +185,6 @@ def _finite(value: Any, what: str) -> float:
     return result
 
 
-def _require_known(evaluation: Any, what: str) -> None:
-    if evaluation not in EVALUATIONS:
-        raise ValueError(f"{what} must be one of {list(EVALUATIONS)}, got {evaluation!r}")
+def _require_known(evaluation: Any, known: Iterable[str], what: str) -> None:
+    if evaluation not in known:
+        raise ValueError(f"{what} must be one of {list(known)}, got {evaluation!r}")

@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from nonsmooth.pooling import WIDE, _Geometry, _Windows
+from nonsmooth.pooling.windows import WIDE, Geometry, Windows
 from nonsmooth.zones.error_rules import RULES, Operand, copied
 
 # The types whose operations the rules describe. In 16 bits kernels round more than once.
@@ -141,11 +141,11 @@ def undecided_windows(
     Raises:
         ValueError: a window holds nothing but padding.
     """
-    geometry = _Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
+    geometry = Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
     geometry.require_input_in_every_window(input)
     bound = bound.to(WIDE).nan_to_num(nan=inf, posinf=inf)
     output, indices = torch.ops.aten.max_pool2d_with_indices(input, *geometry)
-    windows = _Windows(input, output, indices, geometry)
+    windows = Windows(input, output, indices, geometry)
     largest_bound = bound.flatten(-2).gather(-1, indices.flatten(-2)).view_as(indices)
     undecided = torch.zeros_like(indices, dtype=torch.bool)
     frames = windows.padded(input.to(WIDE), 0.0), windows.padded(bound, -1.0)  # -1 marks padding

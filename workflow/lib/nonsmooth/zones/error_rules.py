@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nonsmooth.pooling import WIDE
+from nonsmooth.pooling.windows import WIDE
 
 aten = torch.ops.aten
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.activations import ReLU
-from nonsmooth.pooling import MaxPool2d, _Geometry, _select, _Windows
+from nonsmooth.pooling import MaxPool2d
+from nonsmooth.pooling.windows import Geometry, Windows, select
 from nonsmooth.rules import Norm
 from nonsmooth.zones.bounds import undecided_windows
 
@@ -48,7 +49,7 @@ class Kink:
         input, output = input.detach(), output.detach()
         if isinstance(module, ReLU):
             return ReluKink(name, input, output)
-        geometry = _Geometry.of(
+        geometry = Geometry.of(
             module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
         )  # fmt: skip
         match module.rule:
@@ -140,7 +141,7 @@ class ReluKink(Kink):
         return ~(self.input <= 0)
 
     def transposed(self, gradient: Tensor, coefficient: float | Tensor) -> Tensor:
-        passed = _select(self.passes, gradient)
+        passed = select(self.passes, gradient)
         jump = None if _is_zero(coefficient) else self.jump(gradient, coefficient)
         return passed if jump is None else passed + jump
 
@@ -152,14 +153,14 @@ class ReluKink(Kink):
 class MaxPoolKink(Kink):
     """Max pooling; tied where a window has k > 1 maxima."""
 
-    geometry: _Geometry | None = None
+    geometry: Geometry | None = None
     kind = "max_pool"
 
     @cached_property
-    def windows(self) -> _Windows:
+    def windows(self) -> Windows:
         # The output of a composed rule is not the maximum.
         maxima, indices = torch.ops.aten.max_pool2d_with_indices(self.input, *self.geometry)
-        return _Windows(self.input, maxima, indices, self.geometry)
+        return Windows(self.input, maxima, indices, self.geometry)
 
     @cached_property
     def tied(self) -> Tensor:
@@ -212,7 +213,7 @@ class MaxPoolKink(Kink):
 class NormPoolKink(Kink):
     """Euclidean-norm pooling; tied where every entry of a window is 0, whose number is the size of the tie."""
 
-    geometry: _Geometry | None = None
+    geometry: Geometry | None = None
     kind = "norm_pool"
 
     @cached_property
