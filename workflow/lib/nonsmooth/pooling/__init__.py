@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.modules import replace_modules
-from nonsmooth.pooling.composed import composed_max_pool2d
+from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
 from nonsmooth.pooling.windows import Geometry
@@ -60,11 +60,11 @@ def max_pool2d(
         whose output is 0, because its values are or their squares underflow. A norm that overflows has the gradient 0.
 
     Raises:
-        ValueError: `Hybrid(evaluation="composed")` or `Norm` with windows that do not tile the input, which the
+        ValueError: a `Hybrid` that is not exact, or `Norm`, with windows that do not tile the input, which the
             published program cannot do, or with `return_indices`; minimal or exact hybrid with a window that
             holds nothing but padding (possible with dilation), where PyTorch's argmax points nowhere.
-        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses; `Norm` with integers, or exact and
-            differentiated with create_graph=True.
+        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses; `Norm` with integers; exact `Norm` or a `Hybrid`
+            between exact and composed, differentiated with create_graph=True.
     """
     geometry = Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
     match rule:
@@ -80,6 +80,11 @@ def max_pool2d(
             geometry.require_tiling(input, f"rule {rule}")
             norm_pool = composed_norm_pool2d if evaluation == "composed" else NormPool2d.apply
             return norm_pool(input, geometry.kernel, derivative)
+        case Hybrid(beta=beta, evaluation=evaluation) if evaluation != "exact":
+            if return_indices:
+                raise ValueError(f"max_pool2d: rule {rule} has no indices; use evaluation='exact'")
+            geometry.require_tiling(input, f"rule {rule}", " Use evaluation='exact'.")
+            return PartlyComposedMaxPool2d.apply(input, geometry.kernel, beta, evaluation)
         # At beta = 0 no other maximum gets anything, not even 0 * inf.
         case Native() | Hybrid(beta=0):
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)

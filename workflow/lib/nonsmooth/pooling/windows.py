@@ -160,3 +160,15 @@ def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
     bits = values.view(torch.int64)
     is_cut = (bits & cut).add_(cut).bitwise_and_(cut + 1)  # their sum carries into the last kept bit, or not
     return is_cut.bitwise_or_(bits & ~cut).view(torch.float64).to(torch.float32).to(dtype)
+
+
+def round_to_bits(values: Tensor, bits: int) -> Tensor:
+    """float64 `values` rounded to `bits` significant bits (1 to 53), to nearest even, whatever their exponent."""
+    cut = 53 - bits
+    if cut == 0:
+        return values
+    pattern = values.view(torch.int64)
+    last = (pattern >> cut) & 1
+    # A carry out of the significand is the next exponent's.
+    rounded = (pattern + ((1 << (cut - 1)) - 1) + last) & -(1 << cut)
+    return torch.where(values.isfinite(), rounded.view(torch.float64), values)
