@@ -118,6 +118,8 @@ rule maxpool_train:
     output:
         metrics=f"results/{{run}}/maxpool/train/{PATH}/metrics.csv",
         record=f"results/{{run}}/maxpool/train/{PATH}/record.json",
+        layers=f"results/{{run}}/maxpool/train/{PATH}/layers.csv",
+        activations=f"results/{{run}}/maxpool/train/{PATH}/activations.csv",
     log:
         f"logs/{{run}}/maxpool/train/{PATH}.log",
     benchmark:

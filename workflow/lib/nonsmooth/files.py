@@ -32,10 +32,10 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows with the same keys as CSV, atomically; None is empty, and a NaN is "nan"."""
+def write_rows(path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write rows with the same keys as CSV, atomically; None is empty, and a NaN is "nan". `columns` for rows that may be none."""
     with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(file, columns or rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -15,7 +15,7 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.datasets import DATASETS
-from nonsmooth.rules import SIMPLE_RULES
+from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas/config.schema.yaml"
 
@@ -39,7 +39,8 @@ def check_shape(config: Any) -> None:
 def schema() -> dict[str, Any]:
     """The schema, with the names that exist: a dataset, an architecture or a rule is known here once it is registered."""
     found = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    names = {"dataset": DATASETS, "architecture": ARCHITECTURES, "rule": [*SIMPLE_RULES, "hybrid"]}
+    names = {"dataset": DATASETS, "architecture": ARCHITECTURES, "rule": [*SIMPLE_RULES, "hybrid"],
+             "evaluation": EVALUATIONS}  # fmt: skip
     for key, values in names.items():
         found["$defs"][key] = {"enum": list(values)}
     entries = {

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from nonsmooth.images import Images, StreamedImages
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.precision import PRECISIONS, Precision, backend_flags
 from nonsmooth.rules import parse_rule
+from nonsmooth.traces import PoolingTrace
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +74,12 @@ class Settings:
 
 @dataclass
 class Run:
-    """A finished run: one row of metrics per epoch, and its record (outcome and provenance)."""
+    """A finished run: one row of metrics per epoch, its record (outcome and provenance), and what its poolings did."""
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    activations: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -100,7 +104,7 @@ def train(
     Returns:
         Metrics per epoch: `epoch` (from 1), `learning_rate`, `train_loss` and `train_accuracy` (means over the
         epoch's steps), `test_loss` and `test_accuracy` after it, `skipped_steps` (by the loss scaler),
-        `seconds` of training without the test, `images_per_second`.
+        `seconds` of training without the test, `images_per_second`. `layers` and `activations` of a `traces.PoolingTrace`.
 
     Raises:
         ValueError: the device cannot do the cell's precision.
@@ -114,20 +118,22 @@ def train(
 
     run = Run()
     with memory_errors(cell, device):
-        for epoch in epochs(cell, train_set, test_set, precision, device):
+        for epoch in epochs(cell, train_set, test_set, precision, device, traced=True):
             run.metrics.append(epoch.row)
             if on_epoch is not None:
                 on_epoch(epoch.row)
     run.record = {**epoch.outcome(), **made_by(cell, settings, started)}
+    run.layers, run.activations = epoch.trace.layers, epoch.trace.activations
     return run
 
 
 class Epoch(NamedTuple):
-    """A run after an epoch: its row of metrics, and what goes on changing: the network and whether it diverged."""
+    """A run after an epoch: its row of metrics, and what goes on changing: the network, whether it diverged, and its trace."""
 
     row: dict[str, Any]
     model: nn.Module
     steps: _Steps
+    trace: PoolingTrace | None
 
     def outcome(self) -> dict[str, Any]:
         """Of a run that ends with this epoch, for its record."""
@@ -144,10 +150,11 @@ def epochs(
     test_set: Images | StreamedImages,
     precision: Precision,
     device: torch.device,
+    traced: bool = False,
 ) -> Iterator[Epoch]:
     """Train `cell` epoch by epoch, as the caller asks for them; see `train`. Ends early where the weights are not finite.
 
-    Nothing global is left changed between epochs, so that two runs can take turns.
+    `traced` has the poolings watched, which changes no bit. Nothing global is left changed between epochs, so that two runs can take turns.
     """
     model = initial_model(cell).to(device)
     optimizer = build_optimizer(cell, model)
@@ -155,6 +162,9 @@ def epochs(
     scaler = precision.loss_scaler(device)
     draws = torch.Generator().manual_seed(cell.seed)
     steps = _Steps(device)
+    trace = None
+    if traced:
+        trace = PoolingTrace(model, precision, device, cell.epochs * ceil(len(train_set) / cell.batch_size))
 
     for epoch in range(1, cell.epochs + 1):
         clock = time.perf_counter()
@@ -162,12 +172,19 @@ def epochs(
         sums = _Sums(device)
         skipped_before = steps.skipped
         model.train()
-        for images, labels in train_set.batches(cell.batch_size, draws, cell.augmentation):
+        batches = train_set.batches(cell.batch_size, draws, cell.augmentation)
+        for number, (images, labels) in enumerate(batches):
+            if trace is not None:
+                trace.begin_step(closely=number == 0)
             with precision.arithmetic(device):
                 loss, logits, skipped = step(model, optimizer, scaler, precision, images, labels)
+            if trace is not None:
+                trace.end_step(epoch)
             steps.record(loss, model, skipped)
             sums.add(loss, logits, labels)
         schedule.step()
+        if trace is not None:
+            trace.end_epoch()
         train_loss, train_accuracy = sums.means()
         seconds = time.perf_counter() - clock
         test_loss, test_accuracy = evaluate(model, test_set, precision.evaluation)
@@ -182,7 +199,7 @@ def epochs(
             "seconds": round(seconds, 4),
             "images_per_second": round(len(train_set) / seconds, 1),
         }
-        yield Epoch(row, model, steps)
+        yield Epoch(row, model, steps, trace)
         if not _finite(model):
             logger.info("weights are not finite: stopping after epoch %d", epoch)
             break

@@ -1,12 +1,11 @@
-"""Train one cell: metrics per epoch, and the record of outcome and provenance."""
+"""Train one cell: metrics per epoch, the record of outcome and provenance, and what its poolings did."""
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from nonsmooth import images, training
+from nonsmooth import images, traces, training
 from nonsmooth.cells import SEARCH, TrainingCell
 from nonsmooth.files import read_json, write_json, write_rows
 from nonsmooth.joblog import job_log
@@ -17,8 +16,7 @@ def train(
     train_path: str,
     test_path: str,
     settings: training.Settings,
-    metrics: Path,
-    record: Path,
+    outputs: dict[str, str],
     workers: int = 0,
 ) -> None:
     def log(row: dict) -> None:
@@ -30,8 +28,10 @@ def train(
         for path in (train_path, test_path)
     )
     run = training.train(cell, train_set, test_set, settings, on_epoch=log)
-    write_rows(metrics, run.metrics)
-    write_json(record, run.record)
+    write_rows(outputs["metrics"], run.metrics)
+    write_rows(outputs["layers"], run.layers, traces.LAYERS)
+    write_rows(outputs["activations"], run.activations, traces.ACTIVATIONS)
+    write_json(outputs["record"], run.record)
 
 
 if __name__ == "__main__":
@@ -45,7 +45,6 @@ if __name__ == "__main__":
             snakemake.input.train,
             snakemake.input.test,
             settings,
-            Path(snakemake.output.metrics),
-            Path(snakemake.output.record),
+            dict(snakemake.output.items()),
             workers=snakemake.threads - settings.threads,
         )
