@@ -21,7 +21,7 @@ CELL = TrainingCell(dataset="mnist_5k", architecture="lenet5")
 words = st.sampled_from(["none", "batch_norm", "sgd", "adam", "float16", "mixed16", "mnist", "vgg11"])
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 rules = st.sampled_from(["native", "minimal"]) | st.builds(
-    lambda beta, evaluation: str(Hybrid(beta, evaluation)), numbers, st.sampled_from(EVALUATIONS)
+    lambda beta, evaluation: str(Hybrid(beta, evaluation)), numbers, st.sampled_from(list(EVALUATIONS))
 )
 factors = {
     **dict.fromkeys(SETUP, words),

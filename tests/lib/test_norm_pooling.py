@@ -160,7 +160,9 @@ def test_windows_with_infinities_and_nans(case: tuple, derivative: float, evalua
 
 
 @thorough
-@given(cases(kinds=("relu", "zeros", "few", "underflow")), st.sampled_from(DERIVATIVES), st.sampled_from(NORM_EVALUATIONS))
+@given(
+    cases(kinds=("relu", "zeros", "few", "underflow")), st.sampled_from(DERIVATIVES), st.sampled_from(NORM_EVALUATIONS)
+)
 def test_the_derivative_matters_in_zero_windows_only(case: tuple, derivative: float, evaluation: str) -> None:
     input, grad, kernel = case
     output, result = pool(input, grad, kernel, derivative, evaluation)

@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nonsmooth import pooling, training
-from nonsmooth.pooling import exact, norm
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
+from nonsmooth.pooling import exact, norm
 from nonsmooth.precision import OPERATIONS, PRECISIONS, Rounding, backend_flags
 from nonsmooth.rules import parse_rule
 

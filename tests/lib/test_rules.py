@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from nonsmooth.rules import (
     EVALUATIONS,
+    NORM_EVALUATIONS,
     SIMPLE_RULES,
+    Evaluation,
     Hybrid,
     Minimal,
     Native,
@@ -25,7 +28,13 @@ from nonsmooth.rules import (
 thorough = settings(deadline=None, derandomize=True, max_examples=300)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-evaluations = st.sampled_from(EVALUATIONS)
+evaluations = st.sampled_from(list(EVALUATIONS))
+
+
+def with_evaluations(number: float, evaluation: str) -> list[Rule]:
+    """The rules with that number that know the evaluation."""
+    return [Hybrid(number, evaluation), *([Norm(number, evaluation)] if evaluation in NORM_EVALUATIONS else [])]
+
 
 NAMES = {
     "native": Native(),
@@ -61,7 +70,7 @@ def test_names(name: str, rule: Rule) -> None:
 @example(5e-324, "composed")
 @example(1.7976931348623157e308, "exact")
 def test_parsing_inverts_naming(beta: float, evaluation: str) -> None:
-    for rule in (Hybrid(beta, evaluation), Norm(beta, evaluation)):
+    for rule in with_evaluations(beta, evaluation):
         assert parse_rule(str(rule)) == rule
 
 
@@ -82,8 +91,8 @@ def test_equal_rules_have_equal_names_and_different_rules_different_ones(first: 
 @thorough
 @given(finite, evaluations)
 def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
-    for rule in (Hybrid(beta, evaluation), Norm(beta, evaluation)):
-        assert re.fullmatch(r"[a-z0-9.+-]+", str(rule))
+    for rule in with_evaluations(beta, evaluation):
+        assert re.fullmatch(r"[a-z0-9_.+-]+", str(rule))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +128,7 @@ def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
-    message = f"unknown pooling rule {name!r}; expected one of {[*SIMPLE_RULES, 'hybrid-<beta>-exact']}"[:-1]
+    message = f"unknown pooling rule {name!r}; expected one of {[*SIMPLE_RULES, 'hybrid-<beta>-<evaluation>']}"[:-1]
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_rule(name)
 
@@ -161,8 +170,8 @@ def test_a_beta_that_overflows_is_refused() -> None:
 
 @pytest.mark.parametrize("evaluation", ["fast", "Exact", "", None])
 def test_an_unknown_evaluation_is_refused_with_the_known_ones(evaluation: object) -> None:
-    message = f"evaluation must be one of {list(EVALUATIONS)}, got {evaluation!r}"
-    for rule in (Hybrid, Norm):
+    for rule, known in ((Hybrid, EVALUATIONS), (Norm, NORM_EVALUATIONS)):
+        message = f"evaluation must be one of {list(known)}, got {evaluation!r}"
         with pytest.raises(ValueError, match=re.escape(f"{rule.__name__}: {message}")):
             rule(10, evaluation)
 
@@ -174,7 +183,7 @@ def test_beta(beta: float, evaluation: str) -> None:
     result = rule_beta(Hybrid(beta, evaluation))
     assert result == beta
     assert type(result) is float
-    assert math.isnan(rule_beta(Norm(beta, evaluation)))
+    assert math.isnan(rule_beta(Norm(beta)))
 
 
 def test_rules_are_values() -> None:
@@ -235,3 +244,21 @@ def test_numbers_are_written_in_their_shortest_form(value: float, text: str) -> 
 def test_a_number_reads_back(value: float) -> None:
     assert float(number(value)) == value
     assert re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?", number(value))
+
+
+def test_evaluations_are_all_combinations_of_parts_that_mean_something() -> None:
+    """Every set of parts but the empty one, which is native; the range where products are rounded, the width where they are backward."""
+    expected = set()
+    for forward, backward, jacobian in itertools.product((False, True), repeat=3):
+        if not (forward or backward or jacobian):
+            continue
+        for unlimited, wide in itertools.product((False, True), repeat=2):
+            if (unlimited and not (forward or backward)) or (wide and not backward):
+                continue
+            if unlimited and wide and not forward:  # float32's range is enough for the gradients of 16 bits
+                continue
+            expected.add(Evaluation(forward, backward, jacobian, unlimited, wide))
+    assert expected | {Evaluation(True, True, True, wide=True, wide_forward=True)} == set(EVALUATIONS.values())
+    assert len(set(EVALUATIONS.values())) == len(EVALUATIONS)
+    assert EVALUATIONS["exact"] == Evaluation(jacobian=True)
+    assert EVALUATIONS["composed"] == Evaluation(forward=True, backward=True, jacobian=True)

@@ -33,10 +33,15 @@ def cell(**values) -> TrainingCell:
 
 
 def run(made, splits: dict[str, Path], folder: Path) -> tuple[pd.DataFrame, dict]:
-    paths = folder / "metrics.csv", folder / "record.json"
-    train.train(made, str(splits["train"]), str(splits["test"]), training.Settings(**SETTINGS), *paths)
-    assert {path.name for path in folder.iterdir()} == {"metrics.csv", "record.json"}
-    return pd.read_csv(paths[0]), json.loads(paths[1].read_text())
+    paths = outputs(folder)
+    train.train(made, str(splits["train"]), str(splits["test"]), training.Settings(**SETTINGS), paths)
+    assert {str(path) for path in folder.iterdir()} == set(paths.values())
+    return pd.read_csv(paths["metrics"]), json.loads(Path(paths["record"]).read_text())
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    names = ("metrics.csv", "record.json", "layers.csv", "activations.csv")
+    return {name.split(".")[0]: str(folder / name) for name in names}
 
 
 def test_files_hold_what_training_returned(splits, tmp_path: Path) -> None:
@@ -46,6 +51,9 @@ def test_files_hold_what_training_returned(splits, tmp_path: Path) -> None:
         for split in ("train", "test")
     ]
     again = training.train(cell(), *data, training.Settings(**SETTINGS))
+    for name in ("layers", "activations"):
+        written = pd.read_csv(tmp_path / "new" / f"{name}.csv")
+        pd.testing.assert_frame_equal(written, pd.DataFrame(getattr(again, name)), check_exact=True)
     expected = pd.DataFrame(again.metrics)
     pd.testing.assert_frame_equal(metrics.drop(columns=TIMES), expected.drop(columns=TIMES), check_exact=True)
     assert metrics.epoch.tolist() == [1, 2]
@@ -89,7 +97,7 @@ def test_images_are_padded_to_what_the_network_takes(splits, tmp_path: Path, mon
 def arguments(splits, folder: Path, **others) -> dict:
     return {
         "input": {split: str(path) for split, path in splits.items()},
-        "output": {"metrics": str(folder / "metrics.csv"), "record": str(folder / "record.json")},
+        "output": outputs(folder),
         "params": {"cell": cell().to_dict(), "settings": SETTINGS, "numerics_version": 1},
         "threads": 1,
         "log": [str(folder / "train.log")],

@@ -151,7 +151,9 @@ def parse_rule(name: str) -> Rule:
         rule = Norm(float(match["derivative"]), match["evaluation"] or "exact")
     else:
         forms = [*SIMPLE_RULES, "hybrid-<beta>-<evaluation>", "norm-<derivative>", "norm-<derivative>-composed"]
-        raise ValueError(f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'; evaluations: {', '.join(EVALUATIONS)}")
+        raise ValueError(
+            f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'; evaluations: {', '.join(EVALUATIONS)}"
+        )
     if str(rule) != name:
         raise ValueError(f"pooling rule {name!r}: write the number in its shortest form, {str(rule)!r}")
     return rule

@@ -163,7 +163,7 @@ def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def round_to_bits(values: Tensor, bits: int) -> Tensor:
-    """float64 `values` rounded to `bits` significant bits (1 to 53), to nearest even, whatever their exponent."""
+    """float64 `values` rounded to `bits` significant bits (2 to 53), to nearest even, whatever their exponent."""
     cut = 53 - bits
     if cut == 0:
         return values
