@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth import training
+from nonsmooth.cells import ACTIVATIONS, LAYERS
 from nonsmooth.pooling import MaxPool2d, max_pool2d
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native, Norm, Rule, rule_beta
-from nonsmooth.traces import ACTIVATION_ROWS, ACTIVATIONS, LAYERS, PoolingTrace, pooling_errors
+from nonsmooth.traces import ACTIVATION_ROWS, PoolingTrace, pooling_errors
 
 CPU = torch.device("cpu")
 RULES = [Native(), Minimal(), *(Hybrid(beta, name) for beta in (10, 1000) for name in EVALUATIONS)]

@@ -165,6 +165,27 @@ rule maxpool_aggregate:
         "../scripts/maxpool/aggregate.py"
 
 
+rule maxpool_traces:
+    input:
+        layers=expand("results/{{run}}/maxpool/train/{cell}/layers.csv", cell=MAXPOOL_CELLS),
+        activations=expand("results/{{run}}/maxpool/train/{cell}/activations.csv", cell=MAXPOOL_CELLS),
+        code=source("scripts/maxpool/traces.py") + library("maxpool", "records", "rules", "cells"),
+    output:
+        layers="results/{run}/maxpool/layers.csv",
+        activations="results/{run}/maxpool/activations.csv",
+    log:
+        "logs/{run}/maxpool/traces.log",
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cells=[cell.to_dict() for cell in MAXPOOL_CELLS.values()],
+    message:
+        "Gather what the poolings of {wildcards.run} did"
+    script:
+        "../scripts/maxpool/traces.py"
+
+
 rule maxpool_accuracy_by_beta:
     input:
         runs="results/{run}/maxpool/runs.csv",

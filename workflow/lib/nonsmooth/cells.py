@@ -20,6 +20,13 @@ GROUP_PATH = "{dataset}/{architecture}/{optimizer}/{precision}/relu-{relu_deriva
 CONDITION_PATH = "{dataset}/{architecture}/{normalization}/{optimizer}/{precision}/{rule}/relu-{relu_derivative}"
 PATH = f"{CONDITION_PATH}/seed{{seed}}"
 
+# The columns of what a training run records of its poolings (`nonsmooth.traces`): per epoch and layer, and per step.
+LAYERS = (
+    "epoch", "step", "layer", "windows", "tied_above_zero", "jacobian_norm", "forward_error", "forward_error_max",
+    "forward_nonfinite", "backward_error", "backward_error_max", "backward_nonfinite", "max_activation",
+)  # fmt: skip
+ACTIVATIONS = ("step", "layer", "max_activation")
+
 # A learning rate that is looked for by a job before the cell is trained.
 SEARCH = "search"
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, WEIGHTS_FACTORS, TrainingCell, WeightsCell
+from nonsmooth.cells import (
+    ACTIVATIONS,
+    CONDITION,
+    GROUP,
+    LAYERS,
+    SEARCH,
+    SETUP,
+    WEIGHTS_FACTORS,
+    TrainingCell,
+    WeightsCell,
+)  # fmt: skip
 from nonsmooth.records import REMEDY, read_record, read_table
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
@@ -60,13 +70,7 @@ def read_runs(
             raise ValueError(
                 f"{metrics_path}: {len(rows)} epochs, and {record['epochs_run']} in {Path(record_path).name}; {REMEDY}"
             )
-        rule = parse_rule(cell.rule)
-        identity = {
-            **{name: getattr(cell, name) for name in CONDITION},
-            "beta": rule_beta(rule),
-            "evaluation": rule.evaluation if isinstance(rule, Hybrid) else "",
-            "seed": cell.seed,
-        }
+        identity = _identity(cell)
         last = rows.iloc[-1]
         runs.append(
             {
@@ -94,6 +98,43 @@ def read_runs(
         epochs.append(rows.assign(**identity, epochs=cell.epochs))
     runs_table = pd.DataFrame(runs).astype({"first_nonfinite_step": "Int64", "peak_gpu_memory_mib": "Float64"})
     return runs_table, pd.concat(epochs, ignore_index=True)
+
+
+def read_traces(
+    cells: Iterable[TrainingCell], layers: Iterable[str | Path], activations: Iterable[str | Path]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the poolings of all cells did (`nonsmooth.traces`), from the files of the cells, in the same order.
+
+    Returns:
+        One row per run, epoch and layer; and one per run and step, `max_activation` the largest over its layers, NaN if one is.
+        A network without poolings has none.
+
+    Raises ValueError that names a file that cannot be read or lacks a column.
+    """
+    tables = {"layers": [], "activations": []}
+    for cell, layers_path, activations_path in zip(cells, layers, activations, strict=True):
+        identity = _identity(cell)
+        by_layer = read_table(layers_path, LAYERS, may_be_empty=True)
+        by_step = read_table(activations_path, ACTIVATIONS, may_be_empty=True)
+        largest = by_step.groupby("step", as_index=False).max_activation.agg(lambda values: values.max(skipna=False))
+        tables["layers"].append(by_layer.assign(**identity))
+        tables["activations"].append(largest.assign(**identity))
+    names = list(identity)
+    return tuple(
+        pd.concat(tables[kind], ignore_index=True)[[*names, *columns]]
+        for kind, columns in (("layers", LAYERS), ("activations", ("step", "max_activation")))
+    )
+
+
+def _identity(cell: TrainingCell) -> dict[str, Any]:
+    """What tells a run from all others, with the numbers of its rule."""
+    rule = parse_rule(cell.rule)
+    return {
+        **{name: getattr(cell, name) for name in CONDITION},
+        "beta": rule_beta(rule),
+        "evaluation": rule.evaluation if isinstance(rule, Hybrid) else "",
+        "seed": cell.seed,
+    }
 
 
 def read_weights(

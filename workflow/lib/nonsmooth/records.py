@@ -50,13 +50,13 @@ def read_record(
     return cell, record
 
 
-def read_table(path: str | Path, columns: Iterable[str]) -> pd.DataFrame:
-    """The table in `path`, which has these columns and at least one row; ValueError that names the file otherwise."""
+def read_table(path: str | Path, columns: Iterable[str], may_be_empty: bool = False) -> pd.DataFrame:
+    """The table in `path`, which has these columns, and a row unless it `may_be_empty`; ValueError that names the file otherwise."""
     try:
         table = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a table ({' '.join(str(error).split())}); {REMEDY}") from error
     missing = [name for name in columns if name not in table]
-    if missing or table.empty:
+    if missing or (table.empty and not may_be_empty):
         raise ValueError(f"{path}: no {', '.join(missing) or 'rows'}; {REMEDY}")
     return table

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonsmooth.cells import LAYERS
 from nonsmooth.pooling import MaxPool2d
 from nonsmooth.pooling.windows import WIDE, Geometry, Windows
 from nonsmooth.precision import Precision
@@ -16,13 +17,6 @@ from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native, Rule, rule_bet
 
 # Rows of largest activations that a run keeps; more steps share a row.
 ACTIVATION_ROWS = 1000
-
-# The columns of both tables, for networks without a pooling, too.
-LAYERS = (
-    "epoch", "step", "layer", "windows", "tied_above_zero", "jacobian_norm", "forward_error", "forward_error_max",
-    "forward_nonfinite", "backward_error", "backward_error_max", "backward_nonfinite", "max_activation",
-)  # fmt: skip
-ACTIVATIONS = ("step", "layer", "max_activation")
 
 
 class PoolingTrace:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from nonsmooth import images, traces, training
-from nonsmooth.cells import SEARCH, TrainingCell
+from nonsmooth import images, training
+from nonsmooth.cells import ACTIVATIONS, LAYERS, SEARCH, TrainingCell
 from nonsmooth.files import read_json, write_json, write_rows
 from nonsmooth.joblog import job_log
 
@@ -29,8 +29,8 @@ def train(
     )
     run = training.train(cell, train_set, test_set, settings, on_epoch=log)
     write_rows(outputs["metrics"], run.metrics)
-    write_rows(outputs["layers"], run.layers, traces.LAYERS)
-    write_rows(outputs["activations"], run.activations, traces.ACTIVATIONS)
+    write_rows(outputs["layers"], run.layers, LAYERS)
+    write_rows(outputs["activations"], run.activations, ACTIVATIONS)
     write_json(outputs["record"], run.record)
 
 
