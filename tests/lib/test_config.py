@@ -90,6 +90,7 @@ FULL = {
     "deterministic": True,
     "seeds": [0],
     "epochs": 1,
+    "claims": {"margin": 0.1, "alpha": 0.05, "power": 0.8},
     "datasets": {
         **{name: {"path": "a folder", "mirrors": ["https://example.org/files"]} for name in FETCHED},
         **{name: {"path": "a folder"} for name in STREAMED},

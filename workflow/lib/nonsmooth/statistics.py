@@ -13,7 +13,7 @@ from math import ceil, floor, inf, isfinite, nan, sqrt
 
 import numpy as np
 from scipy.integrate import fixed_quad
-from scipy.special import chdtr, chdtri, nctdtr, ndtr, stdtr, stdtrit
+from scipy.special import chdtr, chdtri, ndtr, stdtr, stdtrit
 from scipy.stats import binom, binomtest
 from statsmodels.stats.multitest import multipletests
 
@@ -46,8 +46,8 @@ class Target:
         return isfinite(self.low) and isfinite(self.high)
 
     @property
-    def tail_alphas(self) -> int:
-        """By how many tails the mean can be outside, among which the level of `fails` is split."""
+    def tails(self) -> int:
+        """At how many ends the mean can be outside; the level of `fails` is split among them."""
         return 2 if self.is_bounded else 1
 
     def contains(self, mean: float) -> bool:
@@ -90,7 +90,12 @@ class Verdict:
 
 
 def judge(
-    values: Sequence[float], target: Target, alpha: float = 0.05, power: float = 0.8, is_bimodal: bool = False
+    values: Sequence[float],
+    target: Target,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    is_bimodal: bool = False,
+    plans: bool = True,
 ) -> Verdict:
     """Whether the mean that `values` are a sample of lies in `target`.
 
@@ -101,10 +106,11 @@ def judge(
         values: paired differences, or one value per seed, all finite.
         is_bimodal: whether they are not nearly normal, as where some run diverged; then signs are flipped, otherwise it is
             Student's t.
+        plans: whether power and runs needed are looked for where there is no verdict, which takes longest; NaN if not.
 
     Raises ValueError if there are no values, or if one is not finite.
     """
-    return _judge((_SignFlip if is_bimodal else _StudentT)(values), target, alpha, power)
+    return _judge((_SignFlip if is_bimodal else _StudentT)(values), target, alpha, power, plans)
 
 
 def judge_count(count: int, n: int, target: Target, alpha: float = 0.05, power: float = 0.8) -> Verdict:
@@ -128,6 +134,11 @@ def interval(values: Sequence[float], confidence: float = 0.95, is_bimodal: bool
     return (_SignFlip if is_bimodal else _StudentT)(values).interval((1 - confidence) / 2)
 
 
+def interval_of_share(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's exact interval of the probability of which `count` of `n` is a sample."""
+    return _Counts(count, n).interval((1 - confidence) / 2)
+
+
 def combine(verdicts: Sequence[Verdict], quantifier: str, alpha: float = 0.05) -> tuple[str, float, float]:
     """The verdict over several conditions, with its p and p against it.
 
@@ -137,7 +148,9 @@ def combine(verdicts: Sequence[Verdict], quantifier: str, alpha: float = 0.05) -
     Raises ValueError for another quantifier or no verdict.
     """
     if quantifier not in ("every", "some") or not verdicts:
-        raise ValueError(f"quantifier must be 'every' or 'some', of at least one verdict, got {quantifier!r} of {verdicts!r}")
+        raise ValueError(
+            f"quantifier must be 'every' or 'some', of at least one verdict, got {quantifier!r} of {verdicts!r}"
+        )
     names = [verdict.verdict for verdict in verdicts]
     p, against = [verdict.p for verdict in verdicts], [verdict.p_against for verdict in verdicts]
     one, other, p_one, p_other = (FAILS, HOLDS, against, p) if quantifier == "every" else (HOLDS, FAILS, p, against)
@@ -172,11 +185,13 @@ def welch_interval(
     return float(difference - half), float(difference + half)
 
 
-def _judge(test: _StudentT | _SignFlip | _Counts, target: Target, alpha: float, power: float) -> Verdict:
+def _judge(
+    test: _StudentT | _SignFlip | _Counts, target: Target, alpha: float, power: float, plans: bool = True
+) -> Verdict:
     low, high = test.interval(alpha)
     p, p_against = _p_values(test, target)
     found = HOLDS if p <= alpha else FAILS if p_against <= alpha else UNDECIDABLE
-    reached = test.power(found, target, alpha)
+    reached = test.power(found, target, alpha) if plans or found != UNDECIDABLE else nan
     is_decided = found != UNDECIDABLE and reached >= power
     return Verdict(
         verdict=found if is_decided else UNDECIDABLE,
@@ -187,7 +202,7 @@ def _judge(test: _StudentT | _SignFlip | _Counts, target: Target, alpha: float, 
         p=p,
         p_against=p_against,
         power=reached,
-        runs_needed=nan if is_decided else test.runs_needed(found, target, alpha, power),
+        runs_needed=test.runs_needed(found, target, alpha, power) if plans and not is_decided else nan,
         test=test.name,
     )
 
@@ -200,7 +215,7 @@ def _p_values(test: _StudentT | _SignFlip | _Counts, target: Target) -> tuple[fl
     if isfinite(target.high):
         p.append(test.p_below(target.high))
         against.append(test.p_above(target.high))
-    return max(p), min(1.0, target.tail_alphas * min(against))
+    return max(p), min(1.0, target.tails * min(against))
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:
@@ -247,67 +262,57 @@ class _StudentT:
         if self.n == 1:
             return 0.0
         if found == FAILS:
-            end = target.low if self.mean <= target.low else target.high
-            return self._one_sided(max(target.shift, abs(self.mean - end)), self.n, alpha / target.tail_alphas)
-        shift = max(target.shift, self._inside(target)) if found == HOLDS else target.shift
-        return self._planned(target, self.n, alpha, shift)
+            return self._one_sided(max(target.shift, -self._inside(target)), self.n, alpha / target.tails)
+        if found == HOLDS and not target.is_bounded:
+            return self._one_sided(max(target.shift, self._inside(target)), self.n, alpha)
+        return self._planned(target, self.n, alpha)
 
     def runs_needed(self, found: str, target: Target, alpha: float, power: float) -> float:
         """To have the power; where that is there and the mean is near an end, to have it for the observed mean."""
         if self.n == 1:
             return 2.0
-        if self._planned(target, self.n, alpha, target.shift) < power:
-            return _smallest(lambda n: self._planned(target, n, alpha, target.shift) >= power, self.n + 1)
+        if self._planned(target, self.n, alpha) < power:
+            return _smallest(lambda n: self._planned(target, n, alpha) >= power, self.n + 1)
         if target.contains(self.mean):
-            return _smallest(lambda n: self._of_mean(target, n, alpha) >= power, self.n + 1)
-        level = alpha / target.tail_alphas
+            return _smallest(lambda n: t_power(target, self.mean, self.std, n, alpha) >= power, self.n + 1)
+        level = alpha / target.tails
         return _smallest(lambda n: self._one_sided(-self._inside(target), n, level) >= power, self.n + 1)
 
     def _inside(self, target: Target) -> float:
         """How far inside the nearest end the mean is; negative outside."""
         return min(self.mean - target.low, target.high - self.mean)
 
-    def _planned(self, target: Target, n: int, alpha: float, shift: float) -> float:
+    def _planned(self, target: Target, n: int, alpha: float) -> float:
         if target.is_bounded:
-            return tost_power((target.high - target.low) / 2, 0.0, self.std, n, alpha)
-        return self._one_sided(shift, n, alpha)
-
-    def _of_mean(self, target: Target, n: int, alpha: float) -> float:
-        if target.is_bounded:
-            centre = (target.low + target.high) / 2
-            return tost_power(target.high - centre, self.mean - centre, self.std, n, alpha)
-        return self._one_sided(self._inside(target), n, alpha)
+            return t_power(target, (target.low + target.high) / 2, self.std, n, alpha)
+        return self._one_sided(target.shift, n, alpha)
 
     def _one_sided(self, shift: float, n: int, alpha: float) -> float:
-        return one_sided_power(shift, self.std, n, alpha)
+        return t_power(Target(low=0.0), shift, self.std, n, alpha)
 
 
-def one_sided_power(shift: float, std: float, n: int, alpha: float) -> float:
-    """The probability that a one-sided t test of n values rejects a mean that is `shift` beyond the bound."""
-    if std == 0:
-        return float(shift > 0)
-    return float(1 - nctdtr(n - 1, shift * sqrt(n) / std, stdtrit(n - 1, 1 - alpha)))
+def t_power(target: Target, mean: float, std: float, n: int, alpha: float) -> float:
+    """The probability that t tests of level `alpha`, one for each end of `target`, find that the mean of n values is inside.
 
+    Exact: given the sample's deviation s, the sample's mean has to be t s / sqrt(n) inside of each end; that probability is
+    integrated over the distribution of s (for two ends: Phillips, J. Pharmacokinet. Biopharm. 18, 137, 1990).
 
-def tost_power(margin: float, mean: float, std: float, n: int, alpha: float) -> float:
-    """The probability that two one-sided t tests of n values find a true `mean` within -margin to margin.
-
-    Exact: given the sample's deviation s, the sample's mean has to be within margin - t s / sqrt(n) of 0; that probability is
-    integrated over the distribution of s (Phillips, J. Pharmacokinet. Biopharm. 18, 137, 1990).
+    Args:
+        mean, std: the true ones.
     """
     if std == 0:
-        return float(abs(mean) < margin)
+        return float(target.contains(mean))
     freedom, error = n - 1, std / sqrt(n)
     critical = stdtrit(freedom, 1 - alpha)
-    # Beyond it the interval is wider than the region.
-    largest = chdtr(freedom, freedom * (margin / critical / error) ** 2)
+    # Of the distribution of s, what leaves room for a mean between the ends.
+    room = freedom * ((target.high - target.low) / 2 / critical / error) ** 2
+    largest = chdtr(freedom, room) if isfinite(room) else 1.0
 
-    def within(quantile: np.ndarray) -> np.ndarray:
-        sample_error = error * np.sqrt(chdtri(freedom, 1 - quantile) / freedom)
-        room = margin - critical * sample_error
-        return ndtr((room - mean) / error) - ndtr((-room - mean) / error)
+    def inside(quantile: np.ndarray) -> np.ndarray:
+        half = critical * error * np.sqrt(chdtri(freedom, 1 - quantile) / freedom)
+        return ndtr((target.high - half - mean) / error) - ndtr((target.low + half - mean) / error)
 
-    return float(fixed_quad(within, 0, largest, n=60)[0])
+    return float(fixed_quad(inside, 0, largest, n=100)[0])
 
 
 class _SignFlip:
@@ -348,7 +353,7 @@ class _SignFlip:
         samples = np.random.default_rng(SEED).choice(self.values, (RESAMPLES, n))
         means = samples @ _subsets(n)
         holds, fails = np.ones(RESAMPLES, bool), np.zeros(RESAMPLES, bool)
-        level = alpha / target.tail_alphas
+        level = alpha / target.tails
         if isfinite(target.low):
             holds &= _share(means <= target.low) <= alpha
             fails |= _share(means >= target.low) <= level
