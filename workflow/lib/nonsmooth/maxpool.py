@@ -195,13 +195,11 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     theirs = published.rename(columns={old: f"published_{new}" for old, new in names.items()})
     theirs = theirs.drop(columns=["test_accuracy_min", "test_accuracy_max"]).astype({"beta": float})
     both = ours.merge(theirs, on=[*SETUP, "beta", "train_split"], how="inner")
-    intervals = [
-        welch_interval(
-            (row.ours_mean, row.published_mean), (row.ours_std, row.published_std), (row.ours_runs, row.published_runs)
-        )
-        for row in both.itertuples()
-    ]
-    low, high = zip(*intervals, strict=True) if intervals else ((), ())
+    low, high = welch_interval(
+        (both.ours_mean, both.published_mean),
+        (both.ours_std, both.published_std),
+        (both.ours_runs, both.published_runs),
+    )
     difference = both.ours_mean - both.published_mean
     return both.drop(columns="train_split").assign(difference=difference, difference_low=low, difference_high=high)
 

@@ -165,24 +165,25 @@ def combine(verdicts: Sequence[Verdict], quantifier: str, alpha: float = 0.05) -
     return (found, p_all, p_any) if quantifier == "every" else (found, p_any, p_all)
 
 
-def welch_interval(
-    means: tuple[float, float], stds: tuple[float, float], runs: tuple[int, int], confidence: float = 0.95
-) -> tuple[float, float]:
-    """The confidence interval of the first mean less the second, of two independent samples of unequal variance.
+def welch_interval(means, stds, runs, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The confidence interval of the first mean less the second, of two independent samples of unequal variance, elementwise.
 
-    NaN where a sample has one run, whose deviation is unknown; the point where no run deviates.
+    Args:
+        means, stds, runs: each a pair of numbers or of arrays of one shape: means, sample standard deviations, numbers of runs.
+
+    Returns:
+        low, high: float64; NaN where a sample has one run, whose deviation is unknown; the difference where no run deviates.
     """
+    means, stds, runs = (np.asarray(pair, float) for pair in (means, stds, runs))
     difference = means[0] - means[1]
-    if min(runs) < 2:
-        return nan, nan
-    parts = [std**2 / n for std, n in zip(stds, runs, strict=True)]
-    variance = sum(parts)
-    if variance == 0:
-        return difference, difference
-    # Welch and Satterthwaite's degrees of freedom
-    freedom = variance**2 / sum(part**2 / (n - 1) for part, n in zip(parts, runs, strict=True))
-    half = stdtrit(freedom, 0.5 + confidence / 2) * sqrt(variance)
-    return float(difference - half), float(difference + half)
+    parts = stds**2 / runs
+    variance = parts.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Welch and Satterthwaite's degrees of freedom
+        freedom = variance**2 / (parts**2 / (runs - 1)).sum(0)
+        half = np.where(variance == 0, 0.0, stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance))
+    half = np.where(runs.min(0) < 2, np.nan, half)
+    return difference - half, difference + half
 
 
 def _judge(
