@@ -238,7 +238,7 @@ def with_programs(runs: pd.DataFrame) -> pd.DataFrame:
 
     A rule `rounded-<bits>` is program `rounded` with the beta, to three digits, whose composed pooling has p - log2(2 beta) bits.
     """
-    evaluation = runs.evaluation.fillna("").astype(object)
+    evaluation = runs.evaluation.astype(object).fillna("")
     program = evaluation.where(evaluation != "", runs.rule)
     beta = runs.beta.astype(float)
     is_rounded = runs.rule.str.startswith("rounded-")
