@@ -112,7 +112,7 @@ class Tables:
     pooling_errors: pd.DataFrame | None = None
 
 
-# What a measure finds in one condition: its identity, and either the verdict with its region or why there is none.
+# A condition and what finds its verdict there, as columns; it raises NotTested if there is none.
 Judged = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 
 
@@ -180,8 +180,13 @@ def evaluate(claims: Iterable[Claim], tables: Tables, settings: Settings) -> tup
         ]
         rows += judged
         summaries.append(_summary(claim, judged, settings))
+    summary = pd.DataFrame(summaries, columns=list(CLAIM_COLUMNS))
     conditions = pd.DataFrame(rows, columns=list(CONDITION_COLUMNS))
-    return pd.DataFrame(summaries, columns=list(CLAIM_COLUMNS)), conditions
+    # Whole numbers, also in columns that have empty places.
+    return (
+        summary.astype({"n_min": "Int64", "n_max": "Int64"}),
+        conditions.astype({"n": "Int64", "diverged": "Int64", "diverged_against": "Int64"}),
+    )
 
 
 def _judged(find: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -313,7 +313,7 @@ def t_power(target: Target, mean: float, std: float, n: int, alpha: float) -> fl
         half = critical * error * np.sqrt(chdtri(freedom, 1 - quantile) / freedom)
         return ndtr((target.high - half - mean) / error) - ndtr((target.low + half - mean) / error)
 
-    return float(fixed_quad(inside, 0, largest, n=100)[0])
+    return min(1.0, float(fixed_quad(inside, 0, largest, n=100)[0]))
 
 
 class _SignFlip:
