@@ -29,6 +29,7 @@ from nonsmooth.config import (
     ADAM_EPS,
     ADAM_EPS_FLOAT16,
     BLOCK_DEFAULTS,
+    CLAIMS_DEFAULTS,
     DEFAULTS,
     RENAMING,
     SEARCH_DEFAULTS,
@@ -37,6 +38,7 @@ from nonsmooth.config import (
     ZONES_DEFAULTS,
     ConfigError,
     check,
+    claims_settings,
     left_out,
     priorities,
     read,
@@ -90,6 +92,7 @@ FULL = {
     "deterministic": True,
     "seeds": [0],
     "epochs": 1,
+    "claims": {"margin": 0.1, "alpha": 0.05, "power": 0.8},
     "datasets": {
         **{name: {"path": "a folder", "mirrors": ["https://example.org/files"]} for name in FETCHED},
         **{name: {"path": "a folder"} for name in STREAMED},
@@ -322,6 +325,11 @@ def test_lists_of_values_are_lists_of_distinct_values():
         ("learning_rates[0].value", 0, "more than 0"),
         (f"{WEIGHTS_KEY}.learning_rate", 0, "more than 0"),
         (f"{TIES_KEY}.image", -1, "at least 0"),
+        ("claims.margin", 0, "more than 0"),
+        ("claims.alpha", 0, "more than 0"),
+        ("claims.alpha", 0.5, "less than 0.5"),
+        ("claims.power", -0.1, "at least 0"),
+        ("claims.power", 1, "less than 1"),
     ],
 )
 def test_out_of_bounds(key: str, value: float, bound: str):
@@ -1485,6 +1493,11 @@ def test_weights_of_imagenet_are_left_out_without_a_folder(tmp_path: Path):
     assert [cell.dataset for cell in weights_cells(given)] == ["imagenet", "cifar10"]
 
 
+def test_how_claims_are_decided_has_defaults():
+    assert claims_settings(BARE) == CLAIMS_DEFAULTS
+    assert claims_settings({**BARE, "claims": {"margin": 0.2}}) == {**CLAIMS_DEFAULTS, "margin": 0.2}
+
+
 # ----------------------------------------------------------------------------------------- config/README.md
 
 NAMES = {
@@ -1567,6 +1580,7 @@ def test_documented_types_are_the_types():
 def test_documented_defaults_are_the_defaults():
     defaults = {dotted(below(key, name)): [] for key, node in OBJECTS.items() for name in node["properties"]}
     defaults |= {key: [value] for key, value in DEFAULTS.items()}
+    defaults |= {f"claims.{key}": [value] for key, value in CLAIMS_DEFAULTS.items()}
     defaults |= {f"maxpool.train.{key}": [value] for key, value in BLOCK_DEFAULTS.items()}
     defaults |= {f"maxpool.search.{key}": [value] for key, value in SEARCH_DEFAULTS.items()}
     defaults |= {f"maxpool.weights.{key}": [value] for key, value in WEIGHTS_DEFAULTS.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_ind
 
 from nonsmooth import maxpool, published
 from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell, WeightsCell
@@ -408,7 +409,25 @@ MNIST = ("mnist", "lenet5", "none", "sgd", "float16")
 SVHN = ("svhn", "vgg11", "none", "sgd", "float16")
 COLUMNS = [*CONDITION, "beta", "evaluation",
            *(f"ours_{name}" for name in ("mean", "std", "runs", "diverged", "epochs")),
-           *(f"published_{name}" for name in ("epochs", "runs", "diverged", "mean", "std")), "difference"]  # fmt: skip
+           *(f"published_{name}" for name in ("epochs", "runs", "diverged", "mean", "std")), "difference",
+           "difference_low", "difference_high"]  # fmt: skip
+
+
+def welch(row: dict) -> dict[str, float]:
+    """The interval as of SciPy's test of two samples that have these means and deviations."""
+    samples = [
+        of_moments(*(row[f"{side}_{name}"] for name in ("mean", "std", "runs"))) for side in ("ours", "published")
+    ]
+    if min(map(len, samples)) < 2:
+        return {"difference_low": math.nan, "difference_high": math.nan}
+    found = ttest_ind(*samples, equal_var=False).confidence_interval(0.95)
+    return {"difference_low": found.low, "difference_high": found.high}
+
+
+def of_moments(mean: float, std: float, n: int) -> np.ndarray:
+    """A sample of n values with this mean and standard deviation."""
+    values = np.arange(n) - (n - 1) / 2
+    return mean + (values / values.std(ddof=1) * std if n > 1 else values)
 
 
 def reference(runs: list[dict], table: list[dict]) -> list[dict]:
@@ -439,7 +458,7 @@ def reference(runs: list[dict], table: list[dict]) -> list[dict]:
                 "published_diverged": theirs["diverged"],
                 "published_epochs": theirs["epochs"],
             }
-            rows.append({**row, "difference": row["ours_mean"] - row["published_mean"]})
+            rows.append({**row, "difference": row["ours_mean"] - row["published_mean"], **welch(row)})
     return rows
 
 

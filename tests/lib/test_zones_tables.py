@@ -514,6 +514,21 @@ def test_pure_rounding(minibatches: pd.DataFrame) -> None:
         assert row["other"] == sum(kind not in named for kind in above)
 
 
+def test_causes_by_seed(minibatches: pd.DataFrame) -> None:
+    found = tables.causes_by_seed(minibatches).to_dict("records")
+    keys = (*tables.ZONE_FACTORS, "initialization")
+    expected: dict[tuple, list[dict]] = {}
+    for one in minibatches.to_dict("records"):
+        if one["replays"] and one["images"] >= one["batch_size"]:
+            expected.setdefault(tuple(one[key] for key in keys), []).append(one)
+    assert len(found) == len(expected) > 0
+    for row in found:
+        mine = expected[tuple(row[key] for key in keys)]
+        above = [one["class"] for one in mine if is_above(one)]
+        assert (row["minibatches"], row["above"]) == (len(mine), len(above))
+        assert {name: row[name] for name in tables.CLASSES} == {name: above.count(name) for name in tables.CLASSES}
+
+
 def test_sums_come_last_and_are_sums(minibatches: pd.DataFrame) -> None:
     for table in (tables.misjudged(minibatches), tables.pure_rounding(minibatches)):
         is_sum = table.dataset == "all"

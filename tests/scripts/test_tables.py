@@ -31,7 +31,7 @@ SUMMARY = [
 ]
 PUBLISHED = [*CONDITION, "beta", "evaluation", "ours (%)", "std (%)", "runs", "diverged", "epochs", "published (%)",
              "published std (%)", "published runs", "published diverged", "published epochs",
-             "difference (points)"]  # fmt: skip
+             "difference (points)", "95 % from (points)", "to (points)"]  # fmt: skip
 RULES = ["native", "minimal", "hybrid-0.001-exact", "hybrid-10000-composed", OTHER]
 BETAS = {"native": "0", "minimal": "1", "hybrid-0.001-exact": "0.001", "hybrid-10000-composed": "10,000", OTHER: ""}
 
@@ -71,6 +71,14 @@ def summary_rows(runs: pd.DataFrame) -> list[list]:
     return rows
 
 
+def interval_of(members: list[dict], row: dict) -> list[float]:
+    """In points, as the library has it, which its own test recomputes."""
+    (compared,) = maxpool.compare(pd.DataFrame(members), pd.DataFrame([row]).assign(dataset="mnist_5k")).to_dict(
+        "records"
+    )
+    return [100 * compared["difference_low"], 100 * compared["difference_high"]]
+
+
 def published_rows(runs: pd.DataFrame) -> list[list]:
     rows = []
     factors = ["normalization", "optimizer", "rule"]
@@ -85,7 +93,7 @@ def published_rows(runs: pd.DataFrame) -> list[list]:
                 [*words_of(values), BETAS[values["rule"]], members[0]["evaluation"] or values["rule"], mean,
                  statistics.stdev(accuracies) if len(accuracies) > 1 else math.nan, len(members),
                  sum(member["diverged"] for member in members), 4, their_mean, 100 * row["test_accuracy_std"], row["runs"],
-                 row["diverged"], row["epochs"], mean - their_mean]
+                 row["diverged"], row["epochs"], mean - their_mean, *interval_of(members, row)]
             )  # fmt: skip
     return rows
 

@@ -39,6 +39,7 @@ BLOCK_DEFAULTS: dict[str, Any] = {
 }
 WEIGHTS_DEFAULTS: dict[str, Any] = {"train_split": "train", "batch_size": 128, "learning_rate": 0.01}
 SEARCH_DEFAULTS: dict[str, Any] = {"trials": 10, "epochs": 10, "seed": 0, "per_rule": False}
+CLAIMS_DEFAULTS: dict[str, Any] = {"margin": 0.1, "alpha": 0.05, "power": 0.8}
 ZONES_DEFAULTS: dict[str, Any] = {
     "batch_size": [128],
     "noise": [0],
@@ -177,6 +178,11 @@ def _blocks(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def search_settings(config: dict[str, Any]) -> dict[str, Any]:
     """`maxpool.search` with its defaults."""
     return {**SEARCH_DEFAULTS, **config["maxpool"].get("search", {})}
+
+
+def claims_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """`claims` with its defaults."""
+    return {**CLAIMS_DEFAULTS, **config.get("claims", {})}
 
 
 def search_cells(config: dict[str, Any]) -> dict[str, TrainingCell]:

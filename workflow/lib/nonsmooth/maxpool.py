@@ -21,6 +21,7 @@ from nonsmooth.cells import (
 )  # fmt: skip
 from nonsmooth.records import REMEDY, read_record, read_table
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
+from nonsmooth.statistics import welch_interval
 
 # What the tables take from the files of a cell.
 MEASURED = ("epoch", "test_accuracy", "test_loss", "train_accuracy", "train_loss", "images_per_second")
@@ -210,7 +211,8 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per condition of ours: the factors, `beta`, `evaluation`, and for `ours` and `published` (as prefix) `_mean`,
-        `_std`, `_runs`, `_diverged` and `_epochs`; `difference` of the means. Accuracies are fractions.
+        `_std`, `_runs`, `_diverged` and `_epochs`; `difference` of the means with Welch's 95 % interval `difference_low` to
+        `difference_high`, which is empty where one of both has one run. Accuracies are fractions.
     """
     ours = (
         runs[runs.relu_derivative == 0]
@@ -234,7 +236,13 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     theirs = published.rename(columns={old: f"published_{new}" for old, new in names.items()})
     theirs = theirs.drop(columns=["test_accuracy_min", "test_accuracy_max"]).astype({"beta": float})
     both = ours.merge(theirs, on=[*SETUP, "beta", "train_split"], how="inner")
-    return both.drop(columns="train_split").assign(difference=both.ours_mean - both.published_mean)
+    low, high = welch_interval(
+        (both.ours_mean, both.published_mean),
+        (both.ours_std, both.published_std),
+        (both.ours_runs, both.published_runs),
+    )
+    difference = both.ours_mean - both.published_mean
+    return both.drop(columns="train_split").assign(difference=difference, difference_low=low, difference_high=high)
 
 
 def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:

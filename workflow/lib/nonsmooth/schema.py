@@ -31,9 +31,15 @@ class ConfigError(ValueError):
 
 def check_shape(config: Any) -> None:
     """Raises ConfigError for the first unknown key, wrong type or value, empty list or repeated entry."""
-    error = best_match(validator().iter_errors(config))
-    if error is not None:
-        raise ConfigError(_describe(error))
+    problem = first_problem(validator(), config, "configuration")
+    if problem is not None:
+        raise ConfigError(problem)
+
+
+def first_problem(checker: Any, value: Any, what: str) -> str | None:
+    """What is wrong with `value`, which is called `what`, in words that begin with the key; None if nothing is."""
+    error = best_match(checker.iter_errors(value))
+    return None if error is None else _describe(error, what)
 
 
 def schema() -> dict[str, Any]:
@@ -54,11 +60,16 @@ def schema() -> dict[str, Any]:
 
 @cache
 def validator() -> Any:
+    """The validator of a configuration."""
+    return strict_validator(schema())
+
+
+def strict_validator(schema: dict[str, Any]) -> Any:
     """A validator in which 1.0 is no integer (`seed1.0` is not `seed1`) and a number is finite."""
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"integer": lambda _, value: type(value) is int, "number": lambda _, value: _is_finite_number(value)}
     )
-    return validators.extend(Draft202012Validator, type_checker=types)(schema())
+    return validators.extend(Draft202012Validator, type_checker=types)(schema)
 
 
 def _is_finite_number(value: Any) -> bool:
@@ -68,7 +79,7 @@ def _is_finite_number(value: Any) -> bool:
         return False
 
 
-def _describe(error: ValidationError) -> str:
+def _describe(error: ValidationError, what: str) -> str:
     where = ""
     for part in error.absolute_path:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
@@ -88,7 +99,7 @@ def _describe(error: ValidationError) -> str:
             return f"{where}: {value!r} is not allowed; {numbers}one of {', '.join(map(str, limit))}{_hint(value)}{_close(value, limit)}"
         case "type":
             hint = _hint(value) if limit == "number" else ""
-            return f"{where or 'configuration'}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"
+            return f"{where or what}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"
         case "minItems" | "maxItems" if value and limit > 1:
             return f"{where}: expected {limit} entries, got {value!r}"
         case "minItems":
@@ -106,7 +117,7 @@ def _describe(error: ValidationError) -> str:
             return f"{where}: {value!r} must be an address that begins with http://, https:// or ftp://"
         case "pattern":
             return f"{where}: {value!r} must be letters, digits, _ and -, with a letter or digit first"
-    return f"{where or 'configuration'}: {error.message}"
+    return f"{where or what}: {error.message}"
 
 
 def _hint(value: Any) -> str:

@@ -36,6 +36,8 @@ PUBLISHED = {key: word for key, word in CONDITION.items() if key != "relu_deriva
     "published_diverged": "published diverged",
     "published_epochs": "published epochs",
     "difference": "difference (points)",
+    "difference_low": "95 % from (points)",
+    "difference_high": "to (points)",
 }
 
 

@@ -372,6 +372,19 @@ def pure_rounding(minibatches: pd.DataFrame) -> pd.DataFrame:
     return _with_shares(_count_and_sum(classified, counts), "above", [*named, "other"])
 
 
+def causes_by_seed(minibatches: pd.DataFrame) -> pd.DataFrame:
+    """Of the minibatches above the published threshold, how many are of which class, per condition and seed.
+
+    Returns:
+        A row per condition and seed: `initialization`, `minibatches`, `above` (the threshold, finite), and of these a column of each
+        of `CLASSES`.
+    """
+    classified = _classified(minibatches)
+    is_above = _is_above(classified)
+    counts = {"above": is_above, **{name: is_above & (classified["class"] == name) for name in CLASSES}}
+    return _count(classified, (*ZONE_FACTORS, "initialization"), counts).drop(columns="seeds")
+
+
 def _classified(minibatches: pd.DataFrame) -> pd.DataFrame:
     """Complete minibatches whose causes were separated."""
     return minibatches[minibatches.replays & (minibatches.images >= minibatches.batch_size)]
