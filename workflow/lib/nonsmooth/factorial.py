@@ -49,7 +49,7 @@ def cells_table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for experiment, programs in experiments(runs):
-        accuracies = programs.pivot(index="seed", columns="program", values="test_accuracy")
+        accuracies = programs.pivot_table(index="seed", columns="program", values="test_accuracy")
         for name, evaluation in CROSSED.items():
             mine = programs[programs.program == name]
             if mine.empty:
@@ -83,7 +83,7 @@ def effects_table(runs: pd.DataFrame) -> pd.DataFrame:
             names = [NAMES[at(**dict(zip(factors, cell, strict=True)))] for cell in cells_of(factors)]
             seeds = complete(programs, names)
             for response, effect in product(RESPONSES, contrasts(factors).items()) if seeds else ():
-                values = programs.pivot(index="seed", columns="program", values=response).loc[seeds, names]
+                values = programs.pivot_table(index="seed", columns="program", values=response).loc[seeds, names]
                 estimates = values.to_numpy(float) @ effect[1]
                 rows.append((*experiment.values(), response, design, effect[0], *t_interval(estimates), len(seeds)))
     return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))

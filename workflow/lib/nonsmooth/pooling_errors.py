@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from nonsmooth import training
 from nonsmooth.cells import TrainingCell
-from nonsmooth.pooling import max_pool2d
-from nonsmooth.pooling.windows import pair, tiled
+from nonsmooth.pooling import MaxPool2d
+from nonsmooth.pooling.windows import WIDE
 from nonsmooth.precision import PRECISIONS, Precision
 from nonsmooth.rules import Hybrid
+from nonsmooth.traces import pass_through
 
 CPU = torch.device("cpu")
 COLUMNS = (
@@ -37,7 +38,7 @@ class Pooling(NamedTuple):
     g: Tensor
 
 
-def pooling_errors(cell: TrainingCell, images: Tensor, labels: Tensor, betas: Iterable[float]) -> pd.DataFrame:
+def composed_errors(cell: TrainingCell, images: Tensor, labels: Tensor, betas: Iterable[float]) -> pd.DataFrame:
     """Errors of composed pooling in every pooling layer of a network with the native rule, at its initial weights.
 
     Args:
@@ -90,32 +91,25 @@ def record_poolings(cell: TrainingCell, images: Tensor, labels: Tensor) -> list[
 
 
 def layer_errors(pooling: Pooling, beta: float, precision: Precision) -> dict[str, Any]:
-    """The measurements of one layer, by their columns; see `pooling_errors`."""
+    """The measurements of one layer, by their columns; see `composed_errors`."""
     module, x, g = pooling
-    leaf = x.clone().requires_grad_()
-    with precision.arithmetic(CPU):
-        geometry = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-        output = max_pool2d(leaf, *geometry, rule=Hybrid(beta, "composed"))
-        (gradient,) = torch.autograd.grad(output, leaf, g)
-    windows, gradients = (tiled(tensor.double(), pair(module.kernel_size)) for tensor in (x, gradient))
-    maxima = windows.amax((-3, -1))
-    is_maximum = windows == maxima[..., :, None, :, None]
-    passed = torch.where(is_maximum, gradients, 0.0).sum((-3, -1))
-
-    g = g.double()
-    nonzero = maxima.isfinite() & (maxima != 0)
-    untied = (is_maximum.sum((-3, -1)) == 1) & g.isfinite() & (g != 0)
+    geometry = (module.kernel_size, module.stride, module.padding, module.dilation)
+    composed = MaxPool2d(*geometry, ceil_mode=module.ceil_mode, rule=Hybrid(beta, "composed"))
+    passed = pass_through(x, g, composed, precision)
+    output, received, maximum, count, true = (tensor.numpy() for tensor in (*passed[:4], g.to(WIDE)))
+    nonzero = np.isfinite(maximum) & (maximum != 0)
+    untied = (count == 1) & np.isfinite(true) & (true != 0)
     bound = forward_bound(beta, precision.unit_roundoff)
-    forward = relative_errors(output.detach().double()[nonzero], maxima[nonzero])
-    backward = relative_errors(passed[untied], g[untied])
+    forward = relative_errors(output[nonzero], maximum[nonzero])
+    backward = relative_errors(received[untied], true[untied])
     return {
-        "windows": maxima.numel(),
+        "windows": maximum.size,
         "nonzero": len(forward),
         "untied": len(backward),
         **_summary("forward", forward),
         **_summary("backward", backward),
         "above_bound": _mean(forward[np.isfinite(forward)] > bound),
-        "rounded_error": rounded_error(maxima[nonzero].numpy(), beta, precision),
+        "rounded_error": rounded_error(maximum[nonzero], beta, precision),
         "bound": bound,
     }
 
@@ -149,9 +143,8 @@ def round_to_bits(values: np.ndarray, bits: float) -> np.ndarray:
     return np.rint(values / spacings) * spacings
 
 
-def relative_errors(values: Tensor | np.ndarray, true: Tensor | np.ndarray) -> np.ndarray:
+def relative_errors(values: np.ndarray, true: np.ndarray) -> np.ndarray:
     """abs(value - true) / abs(true) in float64; not finite where `values` is not."""
-    values, true = np.asarray(values), np.asarray(true)
     return np.abs(values - true) / np.abs(true)
 
 

@@ -76,8 +76,13 @@ def letters(evaluation: Evaluation) -> str:
     return "+".join(name for name, level in levels(evaluation).items() if level and name in PARTS) or "none"
 
 
+def groups_with_whole_programs(cells: Iterable[TrainingCell]) -> list[str]:
+    """The groups of conditions, as their figures' paths have them, in which anything but partial programs is trained."""
+    return list(dict.fromkeys(_group(cell) for cell in cells if program_of(parse_rule(cell.rule)) not in PARTIAL))
+
+
 def groups_with_partial_programs(cells: Iterable[TrainingCell]) -> list[str]:
-    """The groups of conditions, as their figures' paths have them, in which a partial program is trained beside native."""
+    """The groups in which a partial program is trained beside native, from the same seed."""
     return [group for group, found in _trained(cells).items() if any(PARTIAL & set(found[key]) for key in found)]
 
 

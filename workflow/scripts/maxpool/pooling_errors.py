@@ -7,7 +7,7 @@ from nonsmooth import images
 from nonsmooth.cells import TrainingCell
 from nonsmooth.datasets import DATASETS
 from nonsmooth.joblog import job_log
-from nonsmooth.pooling_errors import CPU, pooling_errors
+from nonsmooth.pooling_errors import CPU, composed_errors
 from nonsmooth.tables import write_csv
 
 
@@ -27,7 +27,7 @@ def measure(settings: dict, prepared: str, output: str) -> None:
                 precision=precision,
                 seed=seed,
             )
-            tables.append(pooling_errors(cell, batch, labels, settings["betas"]))
+            tables.append(composed_errors(cell, batch, labels, settings["betas"]))
     write_csv(pd.concat(tables, ignore_index=True), output)
 
 
