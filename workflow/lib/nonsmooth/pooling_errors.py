@@ -98,7 +98,7 @@ def layer_errors(pooling: Pooling, beta: float, precision: Precision) -> dict[st
     passed = pass_through(x, g, composed, precision)
     output, received, maximum, count, true = (tensor.numpy() for tensor in (*passed[:4], g.to(WIDE)))
     nonzero = np.isfinite(maximum) & (maximum != 0)
-    untied = (count == 1) & np.isfinite(true) & (true != 0)
+    untied = (count == 1) & np.isfinite(maximum) & np.isfinite(true) & (true != 0)
     bound = forward_bound(beta, precision.unit_roundoff)
     forward = relative_errors(output[nonzero], maximum[nonzero])
     backward = relative_errors(received[untied], true[untied])
