@@ -252,7 +252,8 @@ ACCURACY_TICKS = (
 def scale_errors(axes: Iterable[Axes], accuracies: Iterable[float]) -> None:
     """Give axes of accuracies in percent a logarithmic scale of the error, on which 80 to 90 is as long as 98 to 99.
 
-    So a run that learned nothing and a loss of one point in a hundred are both seen. The limits hold all of `accuracies`.
+    So a run that learned nothing and a loss of one point in a hundred are both seen. The limits hold all of `accuracies`;
+    errors below 0.01 % are drawn there.
     """
 
     def forward(accuracy):
