@@ -19,6 +19,18 @@ def program_figure_files(name):
     )
 
 
+def factorial_group(wildcards):
+    if GROUP_PATH.format(**wildcards) not in FACTORIAL_GROUPS:
+        raise ValueError(f"{GROUP_PATH.format(**wildcards)}: no seed of it has all eight programs in preset {RUN}")
+    return maxpool_group(wildcards)
+
+
+def program_group(wildcards):
+    if GROUP_PATH.format(**wildcards) not in PROGRAM_GROUPS:
+        raise ValueError(f"{GROUP_PATH.format(**wildcards)}: no partial program of it in preset {RUN}")
+    return maxpool_group(wildcards)
+
+
 if FACTORIAL_GROUPS:
 
     rule maxpool_factorial_tables:
@@ -50,7 +62,7 @@ if FACTORIAL_GROUPS:
             mem_mb=1000,
             runtime=5,
         params:
-            group=maxpool_group,
+            group=factorial_group,
         message:
             "Draw the factorial experiment: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
         script:
@@ -68,7 +80,7 @@ if FACTORIAL_GROUPS:
             mem_mb=1000,
             runtime=5,
         params:
-            group=maxpool_group,
+            group=factorial_group,
         message:
             "Draw the effects of the parts of the published program: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
         script:
@@ -89,7 +101,7 @@ if PROGRAM_GROUPS:
             mem_mb=1000,
             runtime=5,
         params:
-            group=maxpool_group,
+            group=program_group,
         message:
             "Draw accuracy and divergence by program: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
         script:
@@ -107,7 +119,7 @@ if PROGRAM_GROUPS:
             mem_mb=1000,
             runtime=5,
         params:
-            group=maxpool_group,
+            group=program_group,
         message:
             "Draw the largest pooled values by program: {wildcards.architecture} on {wildcards.dataset}, {wildcards.optimizer}, {wildcards.precision}"
         script:

@@ -252,15 +252,15 @@ ACCURACY_TICKS = (
 def scale_errors(axes: Iterable[Axes], accuracies: Iterable[float]) -> None:
     """Give axes of accuracies in percent a logarithmic scale of the error, on which 80 to 90 is as long as 98 to 99.
 
-    So a run that learned nothing and a loss of one point in a hundred are both seen. The limits hold all of `accuracies`;
-    errors below 0.01 % are drawn there.
+    So a run that learned nothing and a loss of one point in a hundred are both seen. The limits hold all of `accuracies`.
+    To every error 0.01 points are added, so that none has its place, too.
     """
 
     def forward(accuracy):
-        return -np.log10(np.clip(100 - np.asarray(accuracy, float), 0.01, None))
+        return -np.log10(100.01 - np.asarray(accuracy, float))
 
     def inverse(position):
-        return 100 - 10.0 ** -np.asarray(position, float)
+        return 100.01 - 10.0 ** -np.asarray(position, float)
 
     low, high = forward([min(accuracies), max(accuracies)])
     margin = max(0.07 * (high - low), 0.02)

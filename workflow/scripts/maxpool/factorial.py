@@ -117,7 +117,7 @@ def count_diverged(axis: Axes, runs: pd.DataFrame) -> None:
 
 def name_counts(axis: Axes, data: pd.DataFrame) -> None:
     """What the rows of counts are, left of them."""
-    for height, name in enumerate(("diverged", "no overflow")):
+    for height, name in enumerate(("diverged", "without overflow")):
         if data[data.is_unlimited == bool(height)].diverged.any():
             above = offset_copy(axis.get_xaxis_transform(), axis.figure, y=2 + 9 * height, units="points")
             axis.text(-0.75, 1, name, transform=above, fontsize=6.5, color=RED, ha="right", va="bottom")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 
 from nonsmooth import maxpool, plotting
 from nonsmooth.joblog import job_log
@@ -23,6 +24,8 @@ def plot(activations: pd.DataFrame, group: dict[str, Any], outputs: dict[str, st
     programs = [name for name in PROGRAMS if name in set(data.program)]
     betas = sorted(set(data.beta))
     normalizations = [name for name in dict.fromkeys(activations.normalization) if name in set(data.normalization)]
+    # Lines that coincide all show: a later one is thinner.
+    widths = dict(zip(programs, np.linspace(1.5, 0.7, len(programs)), strict=True))
     limits = value_limits(data.max_activation)
     largest = largest_number(group["precision"])
     overflows = {beta: largest / abs(beta) for beta in betas if limits[0] < largest / abs(beta) < limits[1]}
@@ -33,13 +36,15 @@ def plot(activations: pd.DataFrame, group: dict[str, Any], outputs: dict[str, st
     )  # fmt: skip
     axes[0, 0].set_yscale("log")
     axes[0, 0].set_ylim(*limits)
+    for set_formatter in (axes[0, 0].yaxis.set_major_formatter, axes[0, 0].yaxis.set_minor_formatter):
+        set_formatter(LogFormatter())
     for row, normalization in enumerate(normalizations):
         for column, beta in enumerate(betas):
             axis = axes[row, column]
             part = maxpool.select(data, {"normalization": normalization, "beta": beta})
             axis.set_visible(len(part) > 0)
             for program in programs:
-                draw(axis, part[part.program == program], plotting.PROGRAM_COLOURS[program])
+                draw(axis, part[part.program == program], plotting.PROGRAM_COLOURS[program], widths[program])
             if beta in overflows:
                 mark_overflow(axis, overflows[beta], f"{largest:.5g} / β = {overflows[beta]:.3g}")
             axis.grid(which="minor", visible=False)
@@ -49,7 +54,9 @@ def plot(activations: pd.DataFrame, group: dict[str, Any], outputs: dict[str, st
                 axis.set_xlabel("training step")
         axes[row, 0].set_ylabel(f"{plotting.word(normalization)}\nlargest pooled value")
     handles = [
-        plt.Line2D([], [], color=plotting.PROGRAM_COLOURS[name], linewidth=1.6, label=plotting.part_words(name))
+        plt.Line2D(
+            [], [], color=plotting.PROGRAM_COLOURS[name], linewidth=widths[name], label=plotting.part_words(name)
+        )
         for name in programs
     ]
     if data.is_end.any():
@@ -93,10 +100,10 @@ def largest_number(precision: str) -> float:
     return torch.finfo(PRECISIONS[precision].autocast or PRECISIONS[precision].dtype).max
 
 
-def draw(axis: Axes, rows: pd.DataFrame, colour: str) -> None:
-    """A thin line per run, with a cross where it is lost."""
+def draw(axis: Axes, rows: pd.DataFrame, colour: str, width: float) -> None:
+    """A line per run, with a cross where it is lost."""
     for _, run in rows.groupby("seed"):
-        axis.plot(run.step, run.max_activation, color=colour, linewidth=0.8, alpha=0.8)
+        axis.plot(run.step, run.max_activation, color=colour, linewidth=width)
         axis.plot(run.step[run.is_end], run.max_activation[run.is_end], linestyle="", color=colour, zorder=5, **CROSS)
 
 
