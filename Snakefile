@@ -23,6 +23,7 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/maxpool.smk"
+include: "workflow/rules/factorial.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/zones.smk"
 include: "workflow/rules/claims.smk"

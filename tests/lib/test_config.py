@@ -31,6 +31,7 @@ from nonsmooth.config import (
     BLOCK_DEFAULTS,
     CLAIMS_DEFAULTS,
     DEFAULTS,
+    POOLING_ERRORS_DEFAULTS,
     RENAMING,
     SEARCH_DEFAULTS,
     WEIGHT_DECAY,
@@ -40,6 +41,7 @@ from nonsmooth.config import (
     check,
     claims_settings,
     left_out,
+    pooling_errors_settings,
     priorities,
     read,
     search_cells,
@@ -123,6 +125,15 @@ FULL = {
             "seed": 0,
             "precisions": ["float32"],
         },
+        "pooling_errors": {
+            "dataset": "mnist_5k",
+            "architecture": "lenet5",
+            "normalization": "none",
+            "precisions": ["float32"],
+            "betas": [10],
+            "seeds": [0],
+            "batch_size": 128,
+        },
         "weights": [{**WEIGHTS, "train_split": "train", "batch_size": 128, "learning_rate": 0.01}],
         "zones": [
             {
@@ -140,6 +151,7 @@ FULL = {
 }
 BLOCK_KEY, TIES_KEY, SEARCH_KEY = "maxpool.train[0]", "maxpool.ties", "maxpool.search"
 WEIGHTS_KEY, ZONES_KEY = "maxpool.weights[0]", "maxpool.zones[0]"
+ERRORS_KEY = "maxpool.pooling_errors"
 RATE_KEY = f"{BLOCK_KEY}.learning_rate"
 GONE = object()
 
@@ -313,6 +325,7 @@ def test_lists_of_values_are_lists_of_distinct_values():
                 f"{WEIGHTS_KEY}.seeds[0]",
                 f"{SEARCH_KEY}.seed",
                 f"{TIES_KEY}.seed",
+                f"{ERRORS_KEY}.seeds[0]",
             )
             for value, bound in ((-1, "at least 0"), (2**32, "at most 4294967295"))
         ),
@@ -330,6 +343,8 @@ def test_lists_of_values_are_lists_of_distinct_values():
         ("claims.alpha", 0.5, "less than 0.5"),
         ("claims.power", -0.1, "at least 0"),
         ("claims.power", 1, "less than 1"),
+        (f"{ERRORS_KEY}.betas[0]", 0, "more than 0"),
+        (f"{ERRORS_KEY}.batch_size", 0, "at least 1"),
     ],
 )
 def test_out_of_bounds(key: str, value: float, bound: str):
@@ -462,7 +477,7 @@ IMPOSSIBLE = {
             f"{key}.precisions: {TF32}, and this is computed on the CPU; remove it",
         )
         for device in ("cpu", "cuda", "auto")
-        for key in (TIES_KEY, "maxpool.zero_function")
+        for key in (TIES_KEY, ERRORS_KEY, "maxpool.zero_function")
     },
     "beta without hybrid": (
         {f"{BLOCK_KEY}.rule": ["native"], f"{BLOCK_KEY}.evaluation": GONE},
@@ -517,6 +532,14 @@ IMPOSSIBLE = {
     "too large an image for the ties": (
         {f"{TIES_KEY}.dataset": "svhn", "datasets": {}},
         f"{TIES_KEY}: lenet5 on svhn: LeNet-5 takes images of up to 28 x 28, not 32 x 32",
+    ),
+    "too large images for the errors of poolings": (
+        {f"{ERRORS_KEY}.dataset": "svhn", "datasets": {}},
+        f"{ERRORS_KEY}: lenet5 on svhn: LeNet-5 takes images of up to 28 x 28, not 32 x 32",
+    ),
+    "a minibatch of one image with batch norm for the errors of poolings": (
+        {f"{ERRORS_KEY}.normalization": "batch_norm", f"{ERRORS_KEY}.batch_size": 1},
+        f"{ERRORS_KEY}.batch_size: 1 image, which batch_norm cannot normalise; choose another",
     ),
     "a split that a dataset does not have": (
         {f"{BLOCK_KEY}.train_split": "extra"},
@@ -656,6 +679,9 @@ def test_combination_that_cannot_be_run(changes: dict[str, Any], message: str):
         {f"{BLOCK_KEY}.relu_derivative": [0, 1, 0.5, -2]},
         {f"{BLOCK_KEY}.architecture": ["lenet5", "vgg11", "resnet50", "densenet121"]},
         {TIES_KEY: GONE, SEARCH_KEY: GONE},
+        {ERRORS_KEY: GONE},
+        {f"{ERRORS_KEY}.batch_size": 1},
+        {f"{ERRORS_KEY}.normalization": "batch_norm", f"{ERRORS_KEY}.batch_size": 2},
         {SEARCH_KEY: {}},
         {"workers": 0},
         {
@@ -776,10 +802,11 @@ def test_splits_are_those_of_the_cells_and_the_ties():
     assert named == wanted
     named = {name: set(needed) for name, needed in splits(FULL, [*found, *extra]).items()}
     assert named == {**wanted, "svhn": {"test", "train", "extra"}, "mnist_5k": {"test", "train"}}
-    no_others = changed({"maxpool.weights": GONE, "maxpool.zones": GONE})
+    no_others = changed({"maxpool.weights": GONE, "maxpool.zones": GONE, ERRORS_KEY: GONE})
     assert splits(no_others, found)["mnist_5k"] == ["test"]  # of the ties
-    only_zones = changed({"maxpool.weights": GONE, TIES_KEY: GONE})
-    assert splits(only_zones, found)["mnist_5k"] == ["train"]
+    for left in ("maxpool.zones", ERRORS_KEY):
+        others = {"maxpool.weights", "maxpool.zones", TIES_KEY, ERRORS_KEY} - {left}
+        assert splits(changed(dict.fromkeys(others, GONE)), found)["mnist_5k"] == ["train"]
     assert all(len(set(needed)) == len(needed) for needed in splits(FULL, [*found, *extra, *found]).values())
 
 
@@ -1350,6 +1377,14 @@ def test_defaults_of_a_search():
     assert SEARCH_DEFAULTS.keys() == OBJECTS[SEARCH_KEY]["properties"].keys()
 
 
+def test_defaults_of_the_errors_of_poolings():
+    config = changed({f"{ERRORS_KEY}.normalization": GONE, f"{ERRORS_KEY}.batch_size": GONE})
+    assert pooling_errors_settings(check(config)) == {**config["maxpool"]["pooling_errors"], **POOLING_ERRORS_DEFAULTS}
+    config = changed({f"{ERRORS_KEY}.batch_size": 3})
+    assert pooling_errors_settings(check(config)) == config["maxpool"]["pooling_errors"]
+    assert pooling_errors_settings(check(BARE)) is None
+
+
 def test_an_override_of_epochs_leaves_the_search_as_it_is():
     config = changed({"epochs": 1, f"{SEARCH_KEY}.epochs": 4, RATE_KEY: "search"})
     assert {cell.epochs for cell in training_cells(check(config))} == {1}
@@ -1584,6 +1619,7 @@ def test_documented_defaults_are_the_defaults():
     defaults |= {f"maxpool.train.{key}": [value] for key, value in BLOCK_DEFAULTS.items()}
     defaults |= {f"maxpool.search.{key}": [value] for key, value in SEARCH_DEFAULTS.items()}
     defaults |= {f"maxpool.weights.{key}": [value] for key, value in WEIGHTS_DEFAULTS.items()}
+    defaults |= {f"maxpool.pooling_errors.{key}": [value] for key, value in POOLING_ERRORS_DEFAULTS.items()}
     zones = {key: [] if value is None else [value] for key, value in ZONES_DEFAULTS.items()}
     defaults |= {f"maxpool.zones.{key}": value for key, value in zones.items()}
     defaults["maxpool.train.weight_decay"] = list(WEIGHT_DECAY.values())

@@ -549,6 +549,14 @@ def test_rows_are_selected_by_all_values(runs: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(maxpool.select(runs, {}), runs)
 
 
+def test_partial_programs_are_left_out(runs: pd.DataFrame) -> None:
+    """Of a table that was read from a file, too, where native has no evaluation."""
+    names = ["", "exact", "composed", "forward", "composed_unlimited", "backward_jacobian", "composed_float32", None]
+    table = pd.DataFrame({"evaluation": names, "row": range(len(names))})
+    assert maxpool.without_partial_programs(table).row.tolist() == [0, 1, 2, 7]
+    pd.testing.assert_frame_equal(maxpool.without_partial_programs(runs), runs)
+
+
 def test_every_published_experiment_is_described() -> None:
     """The identifiers of the study notes; the report lists those that a preset left out."""
     assert list(maxpool.EXPERIMENTS) == ["intro", "ties", "differences", "thresholds", "factors", "weights",

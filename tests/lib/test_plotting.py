@@ -20,6 +20,7 @@ from nonsmooth import plotting
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
 from nonsmooth.datasets import DATASETS
 from nonsmooth.precision import PRECISIONS
+from nonsmooth.programs import PROGRAMS
 from nonsmooth.rules import EVALUATIONS, Hybrid, Minimal, Native
 from nonsmooth.zones.tables import CLASSES
 
@@ -186,6 +187,54 @@ def test_colours_are_distinct_and_for_any_colour_vision() -> None:
     assert set(ours.values()) <= OKABE_ITO
     red, green, blue = (plotting.COLOURS["published"][start : start + 2] for start in (1, 3, 5))
     assert red == green == blue
+
+
+def test_programs_can_be_told_apart_with_any_colour_vision() -> None:
+    """By colour, or by mark and whether it is filled."""
+    assert list(plotting.PROGRAM_COLOURS) == list(plotting.PROGRAM_MARKERS) == list(PROGRAMS)
+    assert len(set(plotting.PROGRAM_COLOURS.values())) == len(PROGRAMS)
+    assert set(plotting.PROGRAM_COLOURS.values()) <= OKABE_ITO | {plotting.COLOURS["published"]}
+    for name in ("native", "exact", "composed"):
+        assert plotting.PROGRAM_COLOURS[name] == plotting.COLOURS[name]
+    styles = {name: plotting.program_style(name) for name in PROGRAMS if name != "native"}  # which is a level
+    marks = {(style["marker"], style["markerfacecolor"] == "white") for style in styles.values()}
+    assert len(marks) == len(styles)
+    assert {name for name, style in styles.items() if style["markerfacecolor"] == "white"} == {
+        "forward", "backward", "forward_backward",
+    }  # fmt: skip
+    assert [plotting.part_words(name) for name in PROGRAMS] == [
+        "native", "F", "B", "J (exact)", "F+B", "F+J", "B+J", "F+B+J (published)",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "accuracies", [(10, 90), (9.8, 99.2), (97.5, 98.1), (99.9, 100), (0, 100), (10, 10), (50, 50.01), (88, 89.5)]
+)
+def test_scale_of_errors(accuracies: tuple[float, float]) -> None:
+    plotting.use_style()
+    figure, axes = plt.subplots(1, 2)
+    plotting.scale_errors(axes, accuracies)
+    for axis in axes:
+        low, high = axis.get_ylim()
+        ticks = axis.get_yticks()
+        assert sorted(ticks) == list(ticks)
+        assert all(low <= tick <= high for tick in ticks)
+        assert [label.get_text() for label in axis.get_yticklabels()] == [f"{tick:g}" for tick in ticks]
+        figure.draw_without_rendering()
+        ends = axis.transAxes.inverted().transform(axis.transData.transform([(0, end) for end in accuracies]))
+        assert 0 < ends[0, 1] <= ends[1, 1] < 1
+        heights = axis.transData.transform([(0, tick) for tick in (80, 90, 98, 99)])[:, 1]
+        # log(20/10) and log(2/1), but for 0.01 that are added.
+        assert heights[1] - heights[0] == pytest.approx(heights[3] - heights[2], rel=0.01)
+        places = axis.transAxes.inverted().transform(axis.transData.transform([(0, tick) for tick in ticks]))
+        assert (np.diff(places[:, 1]) > 0.09).all()
+
+
+def test_wide_ranges_have_several_ticks() -> None:
+    axis = plt.figure().add_subplot()
+    for accuracies in ((10, 90), (9.8, 99.2), (60, 98), (0, 100)):
+        plotting.scale_errors([axis], accuracies)
+        assert 4 <= len(axis.get_yticks()) <= 10
 
 
 def test_a_long_title_has_lines_that_fit() -> None:

@@ -8,6 +8,7 @@ import yaml
 from nonsmooth import config as presets
 from nonsmooth.cells import GROUP, GROUP_PATH, SEARCH
 from nonsmooth.datasets import DATASETS
+from nonsmooth.programs import PROGRAMS
 
 from .conftest import ROOT, copy_project
 
@@ -38,6 +39,25 @@ def searches(config: dict) -> set[str]:
     return {presets.searched_cell(cell, settings).condition_path for cell in cells}
 
 
+def group_of(cell) -> tuple:
+    return tuple(getattr(cell, factor) for factor in GROUP)
+
+
+def has_partial_program(cell) -> bool:
+    """All presets have native beside it."""
+    return cell.rule.startswith("hybrid") and cell.rule.rsplit("-", 1)[1] not in ("exact", "composed")
+
+
+def programs_beside(cell, cells) -> set[str]:
+    """The evaluations that are trained like a hybrid cell, and native."""
+    if not cell.rule.startswith("hybrid"):
+        return set()
+    prefix = cell.rule.rsplit("-", 1)[0]
+    beside = [other.rule for other in cells if (group_of(other), other.normalization, other.seed)
+              == (group_of(cell), cell.normalization, cell.seed)]  # fmt: skip
+    return {rule.removeprefix(f"{prefix}-") for rule in beside if rule == "native" or rule.startswith(f"{prefix}-")}
+
+
 def expected(config: dict) -> dict[str, int]:
     """Jobs by rule for everything of a preset, where nothing is there yet."""
     cells = presets.training_cells(config)
@@ -49,6 +69,12 @@ def expected(config: dict) -> dict[str, int]:
     if "ties" in config["maxpool"]:
         splits.add((config["maxpool"]["ties"]["dataset"], "test"))
     fetched = {name for name, _ in splits if DATASETS[name].files and "path" not in config["datasets"].get(name, {})}
+    if "pooling_errors" in config["maxpool"]:
+        splits.add((config["maxpool"]["pooling_errors"]["dataset"], "train"))
+    partial = {group_of(cell) for cell in cells if has_partial_program(cell)}
+    factorial = {
+        group_of(cell) for cell in cells if has_partial_program(cell) and programs_beside(cell, cells) >= set(PROGRAMS)
+    }
     counts = {
         "fetch": len(fetched),
         "prepare": len(splits),
@@ -65,6 +91,11 @@ def expected(config: dict) -> dict[str, int]:
         },
         "maxpool_zero_function": "zero_function" in config["maxpool"],
         **dict.fromkeys(GROUP_FIGURES, len(groups)),
+        **dict.fromkeys(("maxpool_programs_by_beta", "maxpool_max_activation"), len(partial)),
+        "maxpool_traces": bool(partial),
+        **dict.fromkeys(("maxpool_factorial", "maxpool_factorial_effects"), len(factorial)),
+        "maxpool_factorial_tables": bool(factorial),
+        **dict.fromkeys(("maxpool_pooling_errors", "maxpool_pooling_error"), "pooling_errors" in config["maxpool"]),
         **dict.fromkeys(("maxpool_ties", "maxpool_tie_map"), "ties" in config["maxpool"]),
         **dict.fromkeys(("all", "report", "maxpool_aggregate", "maxpool_accuracy_by_beta", "maxpool_tables"), 1),
     }

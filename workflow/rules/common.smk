@@ -14,6 +14,7 @@ try:
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
+    from nonsmooth import programs
 except ImportError as error:
     raise WorkflowError(
         f"{error}: the project's package is not installed in this environment. Run `make setup`, or "
@@ -59,6 +60,11 @@ MAXPOOL_CELLS = {cell.path: cell for cell in PRIORITIES}
 MAXPOOL_SETUPS = presets.search_cells(config)
 MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
+# The groups that have figures of whole programs, of partial ones, and of a whole factorial.
+WHOLE_GROUPS = programs.groups_with_whole_programs(MAXPOOL_CELLS.values())
+PROGRAM_GROUPS = programs.groups_with_partial_programs(MAXPOOL_CELLS.values())
+FACTORIAL_GROUPS = programs.groups_with_whole_factorials(MAXPOOL_CELLS.values())
+POOLING_ERRORS = presets.pooling_errors_settings(config)
 WEIGHTS_CELLS = {cell.path: cell for cell in presets.weights_cells(config)}
 ZONE_CELLS = {cell.path: cell for cell in presets.zone_cells(config)}
 ZONE_FUNCTION = config["maxpool"].get("zero_function")
@@ -154,6 +160,8 @@ CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" a
 
 
 MAXPOOL_GROUP_FIGURES = ["accuracy", "accuracy_by_epoch", "loss"]
+FACTORIAL_FIGURES = ["factorial", "factorial_effects"]
+PROGRAM_FIGURES = ["programs_by_beta", "max_activation"]
 
 
 # The tables of zones over all cells, and those that are for readers, too.
@@ -194,13 +202,20 @@ def zone_tables():
 
 def maxpool_figures():
     """Of all training; the zones have their own."""
-    stems = ["accuracy_by_beta", *(f"{kind}/{group}" for kind in MAXPOOL_GROUP_FIGURES for group in MAXPOOL_GROUPS)]
+    stems = ["accuracy_by_beta"] if WHOLE_GROUPS else []
+    stems += [f"{kind}/{group}" for kind in MAXPOOL_GROUP_FIGURES for group in WHOLE_GROUPS]
+    stems += [f"{kind}/{group}" for kind in FACTORIAL_FIGURES for group in FACTORIAL_GROUPS]
+    stems += [f"{kind}/{group}" for kind in PROGRAM_FIGURES for group in PROGRAM_GROUPS]
+    stems += ["pooling_error"] if POOLING_ERRORS else []
     return stems + (["tie_map"] if MAXPOOL_TIES else []) + (["weights_distance"] if WEIGHTS_CELLS else [])
 
 
 MAXPOOL_CAPTIONS = [
     "accuracy_by_beta",
     *MAXPOOL_GROUP_FIGURES,
+    *FACTORIAL_FIGURES,
+    *PROGRAM_FIGURES,
+    "pooling_error",
     "tie_map",
     "weights_distance",
     "summary",

@@ -191,7 +191,7 @@ rule maxpool_accuracy_by_beta:
         runs="results/{run}/maxpool/runs.csv",
         published="results/{run}/maxpool/published.csv",
         code=source("scripts/maxpool/accuracy_by_beta.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
+        + library("plotting", "maxpool", "programs", "datasets/__init__", "architectures/__init__"),
     output:
         **figure_files("maxpool/accuracy_by_beta", "maxpool/accuracy_by_beta", figure="all conditions"),
     log:
@@ -210,7 +210,7 @@ rule maxpool_accuracy:
         runs="results/{run}/maxpool/runs.csv",
         published="results/{run}/maxpool/published.csv",
         code=source("scripts/maxpool/accuracy.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
+        + library("plotting", "maxpool", "programs", "datasets/__init__", "architectures/__init__"),
     output:
         **figure_files(
             f"maxpool/accuracy/{GROUP_PATH}",
@@ -238,7 +238,7 @@ rule maxpool_loss:
     input:
         epochs="results/{run}/maxpool/epochs.csv",
         code=source("scripts/maxpool/curves.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
+        + library("plotting", "maxpool", "programs", "datasets/__init__", "architectures/__init__"),
     output:
         **figure_files(
             f"maxpool/loss/{GROUP_PATH}",
@@ -267,7 +267,7 @@ rule maxpool_accuracy_by_epoch:
     input:
         epochs="results/{run}/maxpool/epochs.csv",
         code=source("scripts/maxpool/curves.py", "lib/nonsmooth/nonsmooth.mplstyle")
-        + library("plotting", "maxpool", "datasets/__init__", "architectures/__init__"),
+        + library("plotting", "maxpool", "programs", "datasets/__init__", "architectures/__init__"),
     output:
         **figure_files(
             f"maxpool/accuracy_by_epoch/{GROUP_PATH}",

@@ -47,7 +47,8 @@ ZONES_DEFAULTS: dict[str, Any] = {
     "minibatches": None,
     "initialization": "kaiming_uniform",
 }
-# What the zones are measured on.
+POOLING_ERRORS_DEFAULTS: dict[str, Any] = {"normalization": "none", "batch_size": 128}
+# What the zones and the errors of poolings are measured on.
 ZONES_SPLIT = "train"
 # As published: SGD with decay, Adam as it comes.
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0}
@@ -90,6 +91,7 @@ def check(config: Any) -> dict[str, Any]:
     zone_cells(config)
     _check_data(config, cells)
     _check_ties(config)
+    _check_pooling_errors(config)
     return config
 
 
@@ -183,6 +185,12 @@ def search_settings(config: dict[str, Any]) -> dict[str, Any]:
 def claims_settings(config: dict[str, Any]) -> dict[str, Any]:
     """`claims` with its defaults."""
     return {**CLAIMS_DEFAULTS, **config.get("claims", {})}
+
+
+def pooling_errors_settings(config: dict[str, Any]) -> dict[str, Any] | None:
+    """`maxpool.pooling_errors` with its defaults; None where there is none."""
+    given = config["maxpool"].get("pooling_errors")
+    return None if given is None else {**POOLING_ERRORS_DEFAULTS, **given}
 
 
 def search_cells(config: dict[str, Any]) -> dict[str, TrainingCell]:
@@ -428,7 +436,7 @@ def _check_device(config: dict[str, Any]) -> None:
                     f"{where}.precision: 'tf32' exists on NVIDIA GPUs only, and device is "
                     f"{config['device']!r}; remove it or set device: cuda"
                 )
-    for key in ("ties", "zero_function"):
+    for key in ("ties", "pooling_errors", "zero_function"):
         if "tf32" in config["maxpool"].get(key, {}).get("precisions", []):
             raise ConfigError(
                 f"maxpool.{key}.precisions: 'tf32' exists on NVIDIA GPUs only, and this is computed on the CPU; remove it"
@@ -436,12 +444,14 @@ def _check_device(config: dict[str, Any]) -> None:
 
 
 def splits(config: dict[str, Any], cells: Iterable[TrainingCell]) -> dict[str, list[str]]:
-    """The splits of each dataset that the cells, those of `maxpool.weights` and `maxpool.zones`, and the ties need."""
+    """The splits of each dataset that the cells, those of `maxpool.weights` and `maxpool.zones`, the ties and the errors of poolings need."""
     trained = [*cells, *weights_cells(config)]
     needed = {(cell.dataset, split) for cell in trained for split in (cell.train_split, TEST)}
     needed |= {(cell.dataset, ZONES_SPLIT) for cell in zone_cells(config)}
     if "ties" in config["maxpool"]:
         needed.add((config["maxpool"]["ties"]["dataset"], TEST))
+    if "pooling_errors" in config["maxpool"]:
+        needed.add((config["maxpool"]["pooling_errors"]["dataset"], ZONES_SPLIT))
     found: dict[str, list[str]] = {}
     for name, split in sorted(needed):
         found.setdefault(name, []).append(split)
@@ -471,4 +481,14 @@ def _check_ties(config: dict[str, Any]) -> None:
         if ties["image"] >= images:
             raise ConfigError(
                 f"maxpool.ties.image: {ties['image']}; {ties['dataset']} has test images 0 to {images - 1}"
+            )
+
+
+def _check_pooling_errors(config: dict[str, Any]) -> None:
+    settings = pooling_errors_settings(config)
+    if settings is not None:
+        _check_fit(settings["architecture"], settings["dataset"], "maxpool.pooling_errors")
+        if settings["normalization"] == "batch_norm" and settings["batch_size"] == 1:
+            raise ConfigError(
+                "maxpool.pooling_errors.batch_size: 1 image, which batch_norm cannot normalise; choose another"
             )

@@ -19,6 +19,7 @@ from nonsmooth.cells import (
     TrainingCell,
     WeightsCell,
 )  # fmt: skip
+from nonsmooth.programs import PARTIAL
 from nonsmooth.records import REMEDY, read_record, read_table
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 from nonsmooth.statistics import welch_interval
@@ -256,3 +257,8 @@ def select(table: pd.DataFrame, condition: dict[str, Any]) -> pd.DataFrame:
 def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ...]]:
     """The distinct combinations of `factors`, in order of appearance."""
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
+
+
+def without_partial_programs(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of whole programs, by `evaluation`: the partial ones in between have figures of their own."""
+    return table[~table.evaluation.isin(PARTIAL)]

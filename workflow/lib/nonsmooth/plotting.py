@@ -13,13 +13,16 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import atomic
+from nonsmooth.programs import PROGRAMS, letters
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = {
@@ -72,6 +75,29 @@ PRECISION_COLOURS = {
     "float64": "#009E73",
 }
 
+# The programs between native and the published one: hollow marks keep native's Jacobian at ties.
+PROGRAM_COLOURS = {
+    "native": COLOURS["native"],
+    "forward": "#56B4E9",
+    "backward": "#8A8A8A",
+    "exact": COLOURS["exact"],
+    "forward_backward": "#009E73",
+    "forward_jacobian": "#CC79A7",
+    "backward_jacobian": "#E69F00",
+    "composed": COLOURS["composed"],
+}
+PROGRAM_MARKERS = {
+    "native": "o",
+    "forward": "^",
+    "backward": "v",
+    "exact": "o",
+    "forward_backward": "D",
+    "forward_jacobian": "^",
+    "backward_jacobian": "v",
+    "composed": "s",
+}
+PROGRAM_WORDS = {"native": "native", "exact": "J (exact)", "composed": "F+B+J (published)"}
+
 
 def word(name: str) -> str:
     """How a config name is written for readers."""
@@ -110,6 +136,21 @@ def zone_words(values: dict[str, Any]) -> list[str]:
     if "kernels" in values:
         words.append(f"{values['kernels']} kernels")
     return words
+
+
+def part_words(program: str) -> str:
+    """A program between native and the published one as readers know it, by its parts."""
+    return PROGRAM_WORDS.get(program) or letters(PROGRAMS[program])
+
+
+def program_style(program: str) -> dict[str, Any]:
+    """Colour and mark of such a program's points, which are hollow where it has native's Jacobian at ties."""
+    colour = PROGRAM_COLOURS[program]
+    return {
+        "color": colour,
+        "marker": PROGRAM_MARKERS[program],
+        "markerfacecolor": colour if PROGRAMS[program].jacobian or program == "native" else "white",
+    }
 
 
 def pair_words(program: str, reference: str) -> str:
@@ -175,6 +216,66 @@ def place_label(place: float | str) -> str:
     if isinstance(place, str):
         return place
     return f"{place:,.0f}" if float(place).is_integer() else f"{place:,}"
+
+
+# In the order in which they are preferred.
+ACCURACY_TICKS = (
+    90,
+    99,
+    50,
+    80,
+    95,
+    98,
+    70,
+    10,
+    99.5,
+    99.9,
+    60,
+    97,
+    85,
+    30,
+    96,
+    99.8,
+    92,
+    0,
+    75,
+    94,
+    98.5,
+    99.2,
+    88,
+    65,
+    40,
+    20,
+)
+
+
+def scale_errors(axes: Iterable[Axes], accuracies: Iterable[float]) -> None:
+    """Give axes of accuracies in percent a logarithmic scale of the error, on which 80 to 90 is as long as 98 to 99.
+
+    So a run that learned nothing and a loss of one point in a hundred are both seen. The limits hold all of `accuracies`.
+    To every error 0.01 points are added, so that none has its place, too.
+    """
+
+    def forward(accuracy):
+        return -np.log10(100.01 - np.asarray(accuracy, float))
+
+    def inverse(position):
+        return 100.01 - 10.0 ** -np.asarray(position, float)
+
+    low, high = forward([min(accuracies), max(accuracies)])
+    margin = max(0.07 * (high - low), 0.02)
+    limits = low - margin, high + margin
+    ticks: list[float] = []
+    for tick in ACCURACY_TICKS:
+        place = float(forward(tick))
+        is_apart = all(abs(place - float(forward(other))) > 0.1 * (limits[1] - limits[0]) for other in ticks)
+        if limits[0] <= place <= limits[1] and is_apart:
+            ticks.append(tick)
+    for axis in axes:
+        axis.set_yscale("function", functions=(forward, inverse))
+        axis.set_yticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+        axis.yaxis.set_minor_locator(plt.NullLocator())
+        axis.set_ylim(*inverse(limits))
 
 
 def legend_columns(handles: Sequence[Any], figure: Figure) -> int:

@@ -4,7 +4,7 @@ how far their outputs and gradients are from those of the true maximum. Nothing 
 from __future__ import annotations
 
 from math import ceil, nan
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,15 +94,7 @@ def pooling_errors(input: Tensor, grad: Tensor, pool: MaxPool2d, precision: Prec
         maximum or gradient is finite and becomes not finite; `max_activation`, the largest maximum. Errors are computed in
         float64. A mean over nothing, and all errors of a rule that is no max pooling, are NaN.
     """
-    geometry = Geometry.of(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-    leaf = input.requires_grad_()
-    with torch.enable_grad(), precision.arithmetic(input.device):
-        output = pool.forward(leaf)  # without the module's hooks
-        (gradient,) = torch.autograd.grad(output, leaf, grad)
-    output, gradient = output.detach().to(WIDE), gradient.to(WIDE)
-    input = input.detach()
-    maximum, indices = torch.ops.aten.max_pool2d_with_indices(input.to(WIDE), *geometry)
-    count = Windows(input.to(WIDE), maximum, indices, geometry).count
+    output, received, maximum, count, overlaps = pass_through(input, grad, pool, precision)
     is_single, is_tied = count == 1, (count > 1) & (maximum > 0)
     found = {
         "windows": maximum.numel(),
@@ -112,12 +104,41 @@ def pooling_errors(input: Tensor, grad: Tensor, pool: MaxPool2d, precision: Prec
         "max_activation": maximum.max().item() if maximum.numel() else nan,
     }
     if isinstance(pool.rule, Native | Minimal | Hybrid):
-        received = gradient.flatten(-2).gather(-1, indices.flatten(-2)).view_as(maximum)
         # With overlapping windows a value receives from several.
-        is_alone = is_single & (not geometry.overlaps)
+        is_alone = is_single & (not overlaps)
         found |= _errors("forward", output, maximum, torch.ones_like(is_single))
         found |= _errors("backward", received, grad.to(WIDE), is_alone)
     return found
+
+
+class Passed(NamedTuple):
+    """What one pooling makes of its input and gradient, per window and in float64.
+
+    Attributes:
+        output: of the pooling. received: the gradient that reaches the maximum that PyTorch chooses.
+        maximum: the true one. count: how often it is there.
+        overlaps: whether an input value can lie in two windows, so that its gradient is of both.
+    """
+
+    output: Tensor
+    received: Tensor
+    maximum: Tensor
+    count: Tensor
+    overlaps: bool
+
+
+def pass_through(input: Tensor, grad: Tensor, pool: MaxPool2d, precision: Precision) -> Passed:
+    """A forward and a backward pass through one pooling; arguments as of `pooling_errors`."""
+    geometry = Geometry.of(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+    leaf = input.requires_grad_()
+    with torch.enable_grad(), precision.arithmetic(input.device):
+        output = pool.forward(leaf)  # without the module's hooks
+        (gradient,) = torch.autograd.grad(output, leaf, grad)
+    input = input.detach().to(WIDE)
+    maximum, indices = torch.ops.aten.max_pool2d_with_indices(input, *geometry)
+    received = gradient.to(WIDE).flatten(-2).gather(-1, indices.flatten(-2)).view_as(maximum)
+    count = Windows(input, maximum, indices, geometry).count
+    return Passed(output.detach().to(WIDE), received, maximum, count, geometry.overlaps)
 
 
 def _errors(name: str, computed: Tensor, true: Tensor, where: Tensor) -> dict[str, Any]:
