@@ -212,7 +212,7 @@ OPERATIONS: dict[str, Rounding] = {
             "mul",
             "norm_pool2d",
             "norm_pool2d_backward",
-            "round_to_bits",
+            "round_significand",
             "sqrt",
         ),
         Rounding.ONCE,

@@ -17,7 +17,7 @@ from nonsmooth.modules import replace_modules
 from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
-from nonsmooth.pooling.rounded import round_to_bits
+from nonsmooth.pooling.rounded import round_significand
 from nonsmooth.pooling.smooth import average_pool2d, boltzmann_pool2d, logsumexp_pool2d
 from nonsmooth.pooling.windows import Geometry
 from nonsmooth.rules import (
@@ -153,7 +153,7 @@ def _pool_in_its_place(input: Tensor, geometry: Geometry, rule: Rule) -> Tensor:
             geometry.require_tiling(input, f"rule {rule}")
             return logsumexp_pool2d(input, geometry.kernel, temperature)
         case Rounded(bits):
-            return round_to_bits(torch.nn.functional.max_pool2d(input, *geometry), bits)
+            return round_significand(torch.nn.functional.max_pool2d(input, *geometry), bits)
     raise ValueError(
         f"max_pool2d: rule {rule} is a convolution with weights of its own; nonsmooth.architectures.build makes networks with it"
     )

@@ -8,8 +8,8 @@ from torch import Tensor
 from nonsmooth.pooling.windows import WIDE, round_once
 
 
-@torch.library.custom_op("nonsmooth::round_to_bits", mutates_args=())
-def round_to_bits(values: Tensor, bits: float) -> Tensor:
+@torch.library.custom_op("nonsmooth::round_significand", mutates_args=())
+def round_significand(values: Tensor, bits: float) -> Tensor:
     """The nearest multiple of 2^(floor(log2(abs(x))) + 1 - bits), ties to even, of every x, in float64; then rounded once to
     the type of `values`. Zeros, infinities and NaN stay. Its derivative is set to 1."""
     wide = values.to(WIDE)
@@ -20,9 +20,9 @@ def round_to_bits(values: Tensor, bits: float) -> Tensor:
     return round_once(torch.where(wide.isfinite() & (wide != 0), result, wide), values.dtype)
 
 
-@round_to_bits.register_fake
+@round_significand.register_fake
 def _(values, bits) -> Tensor:
     return torch.empty_like(values)
 
 
-round_to_bits.register_autograd(lambda ctx, grad: (grad, None))
+round_significand.register_autograd(lambda ctx, grad: (grad, None))
