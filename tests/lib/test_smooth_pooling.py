@@ -66,12 +66,12 @@ def fill(shape: tuple[int, ...], kind: str, seed: int, dtype: torch.dtype) -> Te
 
 @st.composite
 def cases(
-    draw: st.DrawFn, kinds=("noise", "relu", "zeros", "few", "extreme")
+    draw: st.DrawFn, kinds=("noise", "relu", "zeros", "few", "extreme"), leads=LEADS
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """An input, a gradient of its pooled output, and the kernel."""
     kernel, tiles = ((draw(st.integers(1, 3)), draw(st.integers(1, 3))) for _ in range(2))
     size = tuple(k * n for k, n in zip(kernel, tiles, strict=True))
-    lead, dtype, seed = draw(st.sampled_from(LEADS)), draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**32))
+    lead, dtype, seed = draw(st.sampled_from(leads)), draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**32))
     input = lay_out(fill((*lead, *size), draw(st.sampled_from(kinds)), seed, dtype), draw(st.sampled_from(LAYOUTS)))
     grad = lay_out(fill((*lead, *tiles), "noise", seed + 1, dtype), draw(st.sampled_from(LAYOUTS)))
     return input, grad, kernel
@@ -179,12 +179,14 @@ def test_outputs_are_between_what_they_tend_to(case: tuple, rule: Rule) -> None:
         assert nearest(below - slack, input.dtype) <= output[window].item() <= max(values)
         if len(set(values)) == 1:
             assert output[window].item() == values[0]
-    # What a window passes on is what it got, but for roundings.
-    if result.numel():
-        passed = result.double().unflatten(-1, (-1, kernel[1])).unflatten(-3, (-1, kernel[0])).sum((-3, -1))
-        units = torch.finfo(input.dtype).eps + 2e-13 * (1 if isinstance(rule, LogSumExp) else 1e3)
-        bound = grad.double().abs() * units * math.prod(kernel) * 200 + torch.finfo(input.dtype).smallest_normal
-        assert ((passed - grad.double()).abs() <= bound).all()
+    # What a window passes on is what it got. The sizes of the slopes add up to 1 + 2 w / e at most, since abs(z) exp(z) <= 1 / e for
+    # z < 0, and each is rounded once, with the error of the test above.
+    size = math.prod(kernel)
+    passed = result.double().unflatten(-1, (-1, kernel[1])).unflatten(-3, (-1, kernel[0])).sum((-3, -1))
+    info = torch.finfo(input.dtype)
+    units = info.eps / 2 + 3 * (size + 4 + 3 * 745) * U
+    bound = grad.double().abs() * (1 + size) * units + size * info.smallest_normal * info.eps
+    assert ((passed - grad.double()).abs() <= bound).all()
 
 
 @both
@@ -193,7 +195,7 @@ def test_a_low_temperature_is_the_maximum_and_a_high_one_the_mean(kind: type, dt
     input = torch.arange(48, dtype=torch.float64).mul(7).remainder(48).view(2, 4, 6).to(dtype)  # without ties
     grad = fill((2, 2, 2), "noise", 0, dtype)
     for actual, expected in zip(
-        pool(input, grad, (2, 3), kind(1e-3)), pool(input, grad, (2, 3), Native()), strict=True
+        pool(input, grad, (2, 3), kind(1e-19)), pool(input, grad, (2, 3), Native()), strict=True
     ):
         assert torch.equal(actual, expected)
     output, result = pool(input, grad, (2, 3), kind(1e18))
@@ -223,9 +225,8 @@ def test_windows_with_infinities_and_nans(case: tuple, rule: Rule) -> None:
                 if isinstance(rule, LogSumExp):  # the mean is over all of the window
                     value += rule.temperature * mpmath.log(mpmath.mpf(len(finite)) / len(values))
                 assert_rounded(output[window], value, 1e-9 * max(1, rule.temperature * 1e-6))
-            assert all((result[cell] == 0) == (values[number] == -INF) or rule.temperature < 1
-                       for number, cell in enumerate(cells))  # fmt: skip
             assert all(result[cell] == 0 for number, cell in enumerate(cells) if values[number] == -INF)
+            assert all(result[cell].isfinite() for cell in cells)
 
 
 def test_differences_that_overflow_in_float64_have_no_weight() -> None:
@@ -279,7 +280,8 @@ def test_boltzmann_falls_where_a_small_value_grows() -> None:
     input = torch.tensor([[[0.0, 3.0]]], dtype=torch.float64)
     result = pool(input, torch.ones(1, 1, 1, dtype=torch.float64), (1, 2), Boltzmann(1))[1]
     weight = 1 / (1 + math.exp(3))
-    assert result[0, 0, 0].item() == pytest.approx(weight * (1 - 3 * (1 - weight)), rel=1e-14) < 0
+    assert result[0, 0, 0].item() == pytest.approx(weight * (1 - 3 * (1 - weight)), rel=1e-14)
+    assert result[0, 0, 0] < 0
     assert pool(input, torch.ones(1, 1, 1, dtype=torch.float64), (1, 2), LogSumExp(1))[1].gt(0).all()
 
 
@@ -400,7 +402,7 @@ bits = st.integers(1, 53) | st.floats(0.01, 53)
 
 
 @thorough
-@given(cases(kinds=("noise", "relu", "zeros", "few", "extreme")), bits)
+@given(cases(leads=[lead for lead in LEADS if lead[-1] != 0]), bits)  # PyTorch's pooling refuses no channels
 def test_maxima_are_rounded_to_a_multiple(case: tuple, bits: float) -> None:
     """By the definition; where bits is no integer, the step and the quotient are rounded, so that what is near a midpoint may go
     either way."""
@@ -444,7 +446,7 @@ def test_rounding_to_the_bits_of_a_type_is_that_types_rounding(dtype: torch.dtyp
 
 
 def test_rounding_has_no_limits_of_the_exponent_but_those_of_the_type() -> None:
-    smallest = torch.tensor([5e-324, 3 * 5e-324, 1.5e-310, -1.5e308], dtype=torch.float64)
+    smallest = torch.tensor([5e-324, 3 * 5e-324, 1.5e-310, -1.3e308], dtype=torch.float64)
     assert rounded.round_significand(smallest, 1).tolist() == [
         5e-324,
         4 * 5e-324,
@@ -472,7 +474,7 @@ def test_rounded_maxima_can_overlap_and_be_differentiated_twice() -> None:
     output = max_pool2d(input, 3, 2, 1, rule=Rounded(4))
     (gradient,) = torch.autograd.grad(output.square().sum(), input, create_graph=True)
     native = max_pool2d(input, 3, 2, 1, rule=Native())
-    (expected,) = torch.autograd.grad(native, input, 2 * output.detach())
+    (expected,) = torch.autograd.grad(native, input, 2 * output.detach(), retain_graph=True)
     assert torch.equal(gradient, expected)
     assert torch.equal(
         torch.autograd.grad(gradient.sum(), input)[0],

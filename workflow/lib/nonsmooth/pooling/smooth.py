@@ -55,7 +55,8 @@ def logsumexp_pool2d_backward(grad: Tensor, input: Tensor, kernel: Sequence[int]
 
 def _below_largest(input: Tensor, kernel: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The maximum of each window, and the tiled values less that: not a number at infinities where the maximum is one."""
-    values = tiled(input.to(WIDE), kernel)
+    # Contiguous, so that sums have one order whatever the layout.
+    values = tiled(input.to(WIDE).contiguous(), kernel)
     largest = values.amax(dim=INSIDE, keepdim=True)
     return largest, values - largest
 
