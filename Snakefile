@@ -25,6 +25,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/maxpool.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/zones.smk"
+include: "workflow/rules/mitigations.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/benchmark.smk"
 

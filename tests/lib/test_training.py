@@ -458,7 +458,7 @@ def test_clipped_gradients_are_those_of_a_plain_computation(precision: str, scal
     """In float64 and without a loop's care. float32's norm of 82 entries is off by 82 units at most, and three roundings follow."""
     level = PRECISIONS[precision]
     parameters = with_gradients(scale, level.dtype)
-    before = [p.grad.double() for p in parameters if p.grad is not None]
+    before = [p.grad.double().clone() for p in parameters if p.grad is not None]
     norm = math.sqrt(sum(value**2 for gradient in before for value in gradient.flatten().tolist()))
     factor = min(1.0, 0.25 / (norm + 1e-6))
     with level.arithmetic(CPU):
