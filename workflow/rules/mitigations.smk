@@ -3,13 +3,13 @@
 
 rule maxpool_mitigations:
     input:
-        runs=["results/{run}/maxpool/runs.csv"],
+        runs="results/{run}/maxpool/runs.csv",
         proportions=["results/{run}/maxpool/zone_tables/proportions.csv"] if ZONE_CELLS else [],
         code=source("scripts/maxpool/mitigations.py")
         + library("mitigations", "rules", "tables", "plotting", "datasets/__init__", "architectures/__init__"),
     output:
-        table="results/{run}/maxpool/mitigations.csv",
         **table_files("mitigations", "what helps"),
+        table="results/{run}/maxpool/mitigations.csv",
     log:
         "logs/{run}/maxpool/mitigations.log",
     resources:

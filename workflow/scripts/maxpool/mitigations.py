@@ -34,9 +34,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         **{name: table[name].map(plotting.word) for name in ("dataset", "architecture")},
         "normalization": table.normalization.map({"none": "no", "batch_norm": "yes"}),
         "relu_derivative": table.relu_derivative.map("{:g}".format),
-        "pooling": [
-            rule.split("-")[0] if beta == beta else rule for rule, beta in zip(table.rule, table.beta, strict=True)
-        ],
+        # Of a hybrid its evaluation, since beta has a column.
+        "pooling": table.rule.where(table.beta.isna(), table.rule.str.rsplit("-", n=1).str[-1]),
         "beta": table.beta.map(lambda beta: "" if pd.isna(beta) else plotting.place_label(beta)),
         **{name: (100 * table[name].astype(float)).round(2) for name in ("test_accuracy_mean", "difference")},
         "interval": ["" if pd.isna(low) else f"{100 * low:.2f} to {100 * high:.2f}" for low, high in ends],
@@ -54,8 +53,12 @@ def tabulate(runs: pd.DataFrame, proportions: pd.DataFrame | None, outputs: dict
     write(readable(table), {suffix: outputs[f"mitigations_{suffix}"] for suffix in ("csv", "md", "tex")})
 
 
+def read(path: str) -> pd.DataFrame:
+    """A table in which "none" is a word."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        read = {name: pd.read_csv(path, keep_default_na=False, na_values=[""])
-                for name in ("runs", "proportions") for path in snakemake.input.get(name, [])}  # fmt: skip
-        tabulate(read["runs"], read.get("proportions"), dict(snakemake.output.items()))
+        (proportions,) = [read(path) for path in snakemake.input.proportions] or [None]
+        tabulate(read(snakemake.input.runs), proportions, dict(snakemake.output.items()))
