@@ -27,6 +27,7 @@ include: "workflow/rules/factorial.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/zones.smk"
 include: "workflow/rules/claims.smk"
+include: "workflow/rules/mitigations.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/benchmark.smk"
 

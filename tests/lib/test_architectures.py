@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nonsmooth import activations, architectures
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS, Architecture, build
 from nonsmooth.pooling import MaxPool2d, max_pool2d
-from nonsmooth.rules import Hybrid, Minimal, Native, Rule
+from nonsmooth.rules import Hybrid, Minimal, Native, Rule, Strided
 
 NATIVE = Native()
 
@@ -331,6 +331,47 @@ def test_rules_derivatives_and_normalizations_start_from_the_same_weights(name: 
     for other in (build(name, Hybrid(1e4, "composed"), "none", 3, 10, -2.0), drawn(name, "batch_norm")):
         assert len(weights(other)) == len(reference)
         assert all(map(torch.equal, weights(other), reference))
+
+
+@every_architecture
+@every_normalization
+def test_strided_convolutions_take_the_place_of_poolings(name: str, normalization: str) -> None:
+    """Everything else is drawn as without them, before them; in evaluation and training mode nothing is left changed."""
+    reference = drawn(name, normalization)
+    torch.manual_seed(0)
+    model = build(name, Strided(), normalization, 3, 10)
+    state = model.state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in reference.state_dict().items())
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+    places = {path: module for path, module in reference.named_modules() if isinstance(module, MaxPool2d)}
+    assert places
+    for path, pool in places.items():
+        convolution = model.get_submodule(path)
+        assert type(convolution) is nn.Conv2d
+        assert convolution.in_channels == convolution.out_channels
+        for key in ("kernel_size", "stride", "padding", "dilation"):
+            both = getattr(convolution, key), getattr(pool, key)
+            assert both[0] == both[1] or both[0] == (both[1], both[1])
+        n = convolution.weight.numel()
+        assert convolution.weight.std().item() == pytest.approx(
+            default_deviation(convolution), rel=5 / math.sqrt(2 * n)
+        )
+    assert state.keys() - reference.state_dict().keys() == {
+        f"{path}.{parameter}" for path in places for parameter in ("weight", "bias")
+    }
+    with torch.no_grad():
+        assert model.eval()(black(name, 2)).shape == (2, 10)
+
+
+def test_a_convolution_cannot_round_sizes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounding_up(normalization: str, in_channels: int, num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.Flatten())
+
+    monkeypatch.setattr("nonsmooth.architectures.resolve_name", lambda _: rounding_up)
+    with pytest.raises(
+        ValueError, match=r"rule strided: a convolution cannot take the place of MaxPool2d\(.*ceil_mode=True"
+    ):
+        build("lenet5", Strided(), "none", 1, 10)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "vgg11", "resnet18", "densenet121"])

@@ -33,6 +33,7 @@ from nonsmooth.config import (
     DEFAULTS,
     POOLING_ERRORS_DEFAULTS,
     RENAMING,
+    SAFEGUARDED,
     SEARCH_DEFAULTS,
     WEIGHT_DECAY,
     WEIGHTS_DEFAULTS,
@@ -54,7 +55,7 @@ from nonsmooth.config import (
     zone_cells,
 )
 from nonsmooth.datasets import DATASETS
-from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, Hybrid, Native, number, parse_rule
+from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, Hybrid, number, parse_rule
 from nonsmooth.schema import schema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +104,7 @@ FULL = {
         "train": [
             {
                 **BLOCK,
-                "rule": ["native", "minimal", "hybrid"],
+                "rule": ["native", "minimal", "boltzmann-0.1", "hybrid"],
                 "beta": [10],
                 "evaluation": ["exact"],
                 "relu_derivative": [0],
@@ -115,6 +116,7 @@ FULL = {
                 "momentum": 0.9,
                 "weight_decay": 0.0005,
                 "adam_eps": 0.0001,
+                "clip_norm": 0.5,
             }
         ],
         "search": {"trials": 10, "epochs": 10, "seed": 0, "per_rule": False},
@@ -408,7 +410,6 @@ def test_a_rate_is_a_number_or_one_of_two_words(value: str):
         ("architecture", "ResNet-18", "resnet18"),
         ("normalization", "batchnorm", "batch_norm"),
         ("precision", "Float16", "float16"),
-        ("rule", "hybrids", "hybrid"),
         ("evaluation", "compose", "composed"),
     ],
 )
@@ -416,6 +417,35 @@ def test_a_name_that_was_probably_meant(key: str, value: str, meant: str):
     message = error(changed({f"{BLOCK_KEY}.{key}[0]": value}))
     assert message.startswith(f"{BLOCK_KEY}.{key}[0]: {value!r} is not allowed; one of ")
     assert message.endswith(f"; did you mean {meant!r}?")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hybrids", "unknown pooling rule 'hybrids'; expected one of ['native', .*; did you mean 'hybrid'?"),
+        ("Average", "unknown pooling rule 'Average'; .*; did you mean 'average'?"),
+        ("boltzmann", "unknown pooling rule 'boltzmann'; .*'boltzmann-<temperature>'.*"),
+        ("hybrid-10", "unknown pooling rule 'hybrid-10'; .*"),
+        ("boltzmann-0.10", "pooling rule 'boltzmann-0.10': write the number in its shortest form, 'boltzmann-0.1'"),
+        ("logsumexp-0", "LogSumExp: temperature must be more than 0, got 0.0"),
+        ("rounded-54", "Rounded: bits must be at most 53, got 54.0"),
+        (3, "expected text, got 3"),
+    ],
+)
+def test_a_rule_that_is_none(name: Any, said: str):
+    pattern = re.escape(f"{BLOCK_KEY}.rule[0]: {said}").replace(r"\.\*", ".*")
+    assert re.fullmatch(pattern, error(changed({f"{BLOCK_KEY}.rule[0]": name})))
+
+
+def test_a_block_takes_every_rule_by_its_name():
+    names = ["hybrid-1000-composed", "average", "boltzmann-0.1", "logsumexp-2", "rounded-3.5", "strided", "norm-0.5"]
+    cells = training_cells(check(of_blocks({"rule": names})))
+    assert [cell.rule for cell in cells] == names
+
+
+def test_a_rule_that_is_named_twice_is_trained_once():
+    block = {"rule": ["hybrid-10-exact", "hybrid"], "beta": [10], "evaluation": ["exact"]}
+    assert [cell.rule for cell in training_cells(check(of_blocks(block)))] == ["hybrid-10-exact"]
 
 
 @pytest.mark.parametrize("value", [True, None, [0.1], {}])
@@ -604,6 +634,14 @@ IMPOSSIBLE = {
     "zones in tf32 with device auto": (
         {"device": "auto", f"{ZONES_KEY}.precision": ["tf32"]},
         f"{ZONES_KEY}.precision: {TF32}, and device is 'auto'; remove it or set device: cuda",
+    ),
+    "zones of a smooth pooling": (
+        {f"{ZONES_KEY}.compare": [["minimal", "native"], ["boltzmann-0.1+relu-1", "boltzmann-0.1"]]},
+        f"{ZONES_KEY}.compare: boltzmann-0.1 has no choice of a derivative that two programs could make differently; remove it",
+    ),
+    "weights of another network": (
+        {f"{WEIGHTS_KEY}.compare": [["native", "strided"]]},
+        f"{WEIGHTS_KEY}.compare: strided has no choice of a derivative that two programs could make differently; remove it",
     ),
     "zones of an unknown program": (
         {f"{ZONES_KEY}.compare": [["minimal", "last"]]},
@@ -1081,7 +1119,7 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
     numbers = st.one_of(st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False))
     block: dict[str, Any] = {factor: some(FACTOR_NAMES[factor]) for factor in SETUP[1:]}
     fitting = [name for name in DATASETS if all(fits(network, name) for network in block["architecture"])]
-    block |= {"dataset": some(fitting), "rule": some(["native", "minimal", "hybrid"])}
+    block |= {"dataset": some(fitting), "rule": some(["native", "minimal", "average", "logsumexp-0.5", "hybrid"])}
     if "hybrid" in block["rule"]:
         block["beta"] = draw(st.lists(numbers, min_size=1, max_size=3, unique_by=float))
         block["evaluation"] = some(list(EVALUATIONS))
@@ -1216,10 +1254,11 @@ def test_defaults_of_a_block():
             "learning_rate": 1.0,
             "schedule": "cosine",
             "momentum": 0.9,
-            "weight_decay": {"sgd": 5e-4, "adam": 0.0}[cell.optimizer],
+            "weight_decay": 0.0 if cell.optimizer == "adam" else 5e-4,
             "adam_eps": 1e-4 if cell.precision == "float16" else 1e-8,
             "augmentation": {"mnist": "none", "cifar10": "crop_flip"}[cell.dataset],
             "train_split": "train",
+            **({"clip_norm": 1.0} if cell.optimizer == "sgd_clipped" else {}),
         }
         floats = (cell.learning_rate, cell.momentum, cell.weight_decay, cell.adam_eps, cell.relu_derivative)
         assert {type(value) for value in floats} == {float}
@@ -1231,6 +1270,8 @@ def test_settings_of_a_block_come_before_defaults_and_learning_rates():
     block = {**BLOCK, "precision": ["float16", "float32"], "optimizer": ["sgd", "adam"], **own}
     for cell in training_cells(check({**BARE, "maxpool": {"train": [block]}})):
         assert cell.settings == {"epochs": 1, **own}
+    (cell,) = cells_of({**BLOCK, "optimizer": ["sgd_clipped"], "clip_norm": 2, **own})
+    assert cell.settings == {"epochs": 1, **own, "clip_norm": 2.0}
     block = {
         **BLOCK,
         "dataset": ["svhn", "cifar10"],
@@ -1251,6 +1292,24 @@ def test_each_setup_has_its_learning_rate():
     assert len(cells) == 4 * len(rates)
     wanted = {entry["precision"]: entry["value"] for entry in rates}
     assert all(cell.learning_rate == wanted[cell.precision] for cell in cells)
+
+
+@pytest.mark.parametrize("name", SAFEGUARDED)
+def test_a_safeguard_has_the_rate_of_the_optimizer_without_it_unless_it_has_its_own(name: str):
+    block = {**BLOCK, "optimizer": ["sgd", name]}
+    config = {**BARE, "maxpool": {"train": [block]}}
+    assert [cell.learning_rate for cell in training_cells(check(config))] == [0.03, 0.03]
+    config["learning_rates"] = [*BARE["learning_rates"], {**CHOICE, "optimizer": name, "value": 0.5}]
+    assert [cell.learning_rate for cell in training_cells(check(config))] == [0.03, 0.5]
+    (row,) = [row for row in published_rates() if row["dataset"] == "mnist" and row["precision"] == "16"
+              and row["optimizer"] == "sgd" and row["batch_norm"] == "False"]  # fmt: skip
+    asked = {"dataset": ["mnist"], "precision": ["float16"], "learning_rate": "published"}
+    cells = training_cells(check(of_blocks({**asked, "optimizer": [name]})))
+    assert [cell.learning_rate for cell in cells] == [float(row["learning_rate"])]
+    missing = {**config, "learning_rates": [{**CHOICE, "optimizer": "adam", "value": 0.5}]}
+    assert error(missing).startswith(
+        f"{RATE_KEY}: missing, and learning_rates has no entry for mnist_5k, lenet5, none, sgd, "
+    )
 
 
 def test_a_rate_in_the_block_and_the_same_in_the_table_are_one_cell():
@@ -1403,9 +1462,8 @@ def test_schema_names_what_the_registries_have():
         "dataset": DATASETS,
         "architecture": ARCHITECTURES,
         "normalization": NORMALIZATIONS,
-        "optimizer": WEIGHT_DECAY,
+        "optimizer": [*WEIGHT_DECAY, *SAFEGUARDED],
         "precision": PRECISIONS,
-        "rule": [*SIMPLE_RULES, str(Hybrid(2.0)).split("-")[0]],
         "evaluation": EVALUATIONS,
     }
     for name, registry in registries.items():
@@ -1419,15 +1477,15 @@ def test_what_is_registered_is_known(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(DATASETS, "toy", replace(DATASETS["mnist"], title="Toy"))
     monkeypatch.setitem(DATASETS, "toy_folder", replace(DATASETS["imagenet"], title="Toys"))
     monkeypatch.setitem(ARCHITECTURES, "toynet", replace(ARCHITECTURES["lenet5"], title="Toynet"))
-    monkeypatch.setitem(SIMPLE_RULES, "toyrule", Native)
     found = schema()
-    for name, entry in (("dataset", "toy"), ("architecture", "toynet"), ("rule", "toyrule")):
+    for name, entry in (("dataset", "toy"), ("architecture", "toynet")):
         assert entry in found["$defs"][name]["enum"]
     assert found["properties"]["datasets"]["properties"]["toy"] == {"$ref": "#/$defs/source"}
     assert found["properties"]["datasets"]["properties"]["toy_folder"] == {"$ref": "#/$defs/folder"}
     block = {**BLOCK, "dataset": ["toy"], "architecture": ["toynet"], "rule": ["toyrule"], "learning_rate": 1}
     monkeypatch.setitem(SIMPLE_RULES, "toyrule", type("Toy", (), {"__str__": lambda _: "toyrule"}))
     assert [cell.path for cell in cells_of(block)] == ["toy/toynet/none/sgd/float32/toyrule/relu-0/seed0"]
+    check(changed({f"{BLOCK_KEY}.rule[0]": "toyrule"}))
 
 
 @pytest.mark.parametrize("what", ["optimizer", "schedule"])
@@ -1444,7 +1502,7 @@ def test_schema_names_what_training_takes(what: str):
         return build_schedule(replace(cell, schedule=name), optimizer) if what == "schedule" else optimizer
 
     allowed = NODES[f"{BLOCK_KEY}.schedule"]["enum"] if what == "schedule" else FACTOR_NAMES["optimizer"]
-    assert all(name in type(build(name)).__name__.lower() for name in allowed)
+    assert all(SAFEGUARDED.get(name, name) in type(build(name)).__name__.lower() for name in allowed)
     with pytest.raises(ValueError, match=f"unknown {what} 'other'") as caught:
         build("other")
     assert re.findall(r"'(\w+)'", str(caught.value).split("expected")[1]) == allowed
@@ -1538,7 +1596,6 @@ def test_how_claims_are_decided_has_defaults():
 NAMES = {
     "dataset": ("dataset", list(DATASETS)),
     "architecture": ("architecture", list(ARCHITECTURES)),
-    "rule": ("rule", [*SIMPLE_RULES, "hybrid"]),
 }
 
 

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from nonsmooth import pooling, training
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
-from nonsmooth.pooling import exact, norm
+from nonsmooth.pooling import exact, norm, rounded, smooth
 from nonsmooth.precision import OPERATIONS, PRECISIONS, Rounding, backend_flags
 from nonsmooth.rules import parse_rule
 
@@ -152,8 +152,21 @@ def norm_pooling_gradient(d: Operands) -> Tensor:
     return norm.norm_pool_backward(d(2, 3, 4, 4), x, [2, 2], 1.0)
 
 
+def smooth_pooling_gradient(operator: Callable[..., Tensor], d: Operands) -> Tensor:
+    x = d(2, 3, 8, 8).relu()
+    return operator(d(2, 3, 4, 4), x, [2, 2], 0.5)
+
+
+def unscaled(d: Operands) -> tuple[Tensor, ...]:
+    """Gradients divided by a loss scale, and whether one was not finite."""
+    gradients, found = [d(99), d(9, 11)], torch.zeros(())
+    aten._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.tensor(2.0**-13))
+    return *gradients, found.bool()
+
+
 # Shapes are not multiples of a vector's length, so that the kernels' remainders count, too.
 CASES: dict[str, list[Case]] = {
+    "_amp_foreach_non_finite_check_and_unscale": [unscaled],
     "_local_scalar_dense": [lambda d: torch.tensor([x.item() for x in d(9)], dtype=torch.float64)],
     "_to_copy": [lambda d: d(99).to(torch.float64)],
     "_unsafe_view": [lambda d: aten._unsafe_view(d(9, 11), [99])],
@@ -221,6 +234,14 @@ CASES: dict[str, list[Case]] = {
     ],
     "max_pool2d_jacobian": [lambda d: pooling_operator(exact.jacobian, d, False)],
     "max_pool2d_transposed_jacobian": [lambda d: pooling_operator(exact.transposed_jacobian, d, True)],
+    "boltzmann_pool2d": [lambda d: smooth.boltzmann_pool2d(d(2, 3, 8, 8).relu(), [2, 2], 0.5)],
+    "boltzmann_pool2d_backward": [lambda d: smooth_pooling_gradient(smooth.boltzmann_pool2d_backward, d)],
+    "logsumexp_pool2d": [lambda d: smooth.logsumexp_pool2d(d(2, 3, 8, 8).relu(), [2, 2], 0.5)],
+    "logsumexp_pool2d_backward": [lambda d: smooth_pooling_gradient(smooth.logsumexp_pool2d_backward, d)],
+    "round_significand": [
+        lambda d: rounded.round_significand(d(999), 6.5),
+        lambda d: rounded.round_significand(d(99), 3),
+    ],
     "norm_pool2d": [norm_pooling],
     "norm_pool2d_backward": [norm_pooling_gradient],
     "mul": [

@@ -14,12 +14,18 @@ from nonsmooth.rules import (
     EVALUATIONS,
     NORM_EVALUATIONS,
     SIMPLE_RULES,
+    Average,
+    Boltzmann,
     Evaluation,
     Hybrid,
+    LogSumExp,
     Minimal,
     Native,
     Norm,
+    Rounded,
     Rule,
+    Strided,
+    has_choice,
     number,
     parse_rule,
     rule_beta,
@@ -53,7 +59,15 @@ NAMES = {
     "norm-0-composed": Norm(0, "composed"),
     "norm--2.5-composed": Norm(-2.5, "composed"),
     "norm-1e-05-composed": Norm(1e-5, "composed"),
+    "average": Average(),
+    "boltzmann-0.1": Boltzmann(0.1),
+    "boltzmann-1e-05": Boltzmann(1e-5),
+    "logsumexp-2": LogSumExp(2.0),
+    "rounded-3.5": Rounded(3.5),
+    "rounded-11": Rounded(11),
+    "strided": Strided(),
 }
+NUMBERED = {Boltzmann: "temperature", LogSumExp: "temperature", Rounded: "bits"}
 
 
 @pytest.mark.parametrize(("name", "rule"), NAMES.items(), ids=NAMES)
@@ -125,6 +139,14 @@ def test_names_are_safe_in_paths(beta: float, evaluation: str) -> None:
         "norm-0-composed-composed",
         "norm-0-composed\n",
         "norm-1\n",
+        "Average",
+        "average-1",
+        "boltzmann",
+        "boltzmann-",
+        "boltzmann-nan",
+        "logsumexp-1-exact",
+        "rounded-three",
+        "strided-2",
     ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
@@ -145,6 +167,9 @@ def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
         ("norm-1.0", "norm-1"),
         ("norm--0", "norm-0"),
         ("norm-1.0-composed", "norm-1-composed"),
+        ("boltzmann-0.10", "boltzmann-0.1"),
+        ("logsumexp-1.0", "logsumexp-1"),
+        ("rounded-011", "rounded-11"),
     ],
 )
 def test_one_name_for_a_rule(name: str, shortest: str) -> None:
@@ -161,6 +186,36 @@ def test_a_beta_that_is_not_a_finite_number_is_refused(beta: object) -> None:
         Hybrid(beta)
     with pytest.raises(ValueError, match="Norm: derivative must be a finite number, got"):
         Norm(beta)
+
+
+@thorough
+@given(st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False), st.sampled_from(list(NUMBERED)))
+def test_parsing_inverts_naming_of_rules_with_a_number(value: float, kind: type) -> None:
+    if kind is Rounded:
+        value = math.fmod(value, 53) or 53.0
+    rule = kind(value)
+    assert parse_rule(str(rule)) == rule
+    assert re.fullmatch(r"[a-z0-9_.+-]+", str(rule))
+
+
+@pytest.mark.parametrize("kind", NUMBERED)
+@pytest.mark.parametrize("value", [0, -0.0, -1, math.nan, math.inf, "1", None, True])
+def test_a_number_that_is_not_positive_is_refused(kind: type, value: object) -> None:
+    what = "more than 0" if value in (0, -1) and value is not True else "a finite number"
+    with pytest.raises(ValueError, match=f"^{kind.__name__}: {NUMBERED[kind]} must be {what}, got"):
+        kind(value)
+
+
+def test_more_bits_than_float64_has_are_refused() -> None:
+    assert Rounded(53).bits == 53
+    with pytest.raises(ValueError, match=r"Rounded: bits must be at most 53, got 53\.5"):
+        parse_rule("rounded-53.5")
+
+
+@pytest.mark.parametrize(("name", "rule"), NAMES.items(), ids=NAMES)
+def test_which_derivatives_are_a_choice(name: str, rule: Rule) -> None:
+    assert has_choice(rule) == name.startswith(("native", "minimal", "hybrid", "norm"))
+    assert math.isnan(rule_beta(rule)) == (not name.startswith(("native", "minimal", "hybrid")))
 
 
 def test_a_beta_that_overflows_is_refused() -> None:
@@ -222,7 +277,7 @@ def test_a_registered_rule_is_known_and_has_no_beta(monkeypatch: pytest.MonkeyPa
     assert isinstance(parse_rule("largest"), Largest)
     assert math.isnan(rule_beta(Largest()))
     with pytest.raises(
-        ValueError, match=re.escape("'norm-0', 'norm-1', 'norm-0-composed', 'norm-1-composed', 'largest', 'hy")
+        ValueError, match=re.escape("'norm-0-composed', 'norm-1-composed', 'average', 'strided', 'largest', 'hy")
     ):
         parse_rule("larger")
 

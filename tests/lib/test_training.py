@@ -434,8 +434,201 @@ def test_optimizers_have_the_hyperparameters_of_the_cell(
 
 
 def test_unknown_optimizer_is_refused(make_cell: MakeCell) -> None:
-    with pytest.raises(ValueError, match="unknown optimizer 'lion'; expected 'sgd' or 'adam'"):
+    known = "'sgd', 'adam', 'sgd_clipped' or 'sgd_scaled'"
+    with pytest.raises(ValueError, match=f"unknown optimizer 'lion'; expected {known}"):
         training.build_optimizer(make_cell(optimizer="lion"), nn.Linear(1, 1))
+
+
+# ------------------------------------------------------------------------------------ clipping and loss scaling
+
+
+def with_gradients(scale: float, dtype: torch.dtype) -> list[nn.Parameter]:
+    """Two parameters with random gradients of this size."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in ((7, 11), (5,))]
+    for parameter in parameters:
+        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.grad = (scale * values).to(dtype)
+    return [nn.Parameter(torch.zeros(1, dtype=dtype)), *parameters]  # the first has no gradient
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.01, 0.1, 1.0, 1000.0])
+@every_level
+def test_clipped_gradients_are_those_of_a_plain_computation(precision: str, scale: float) -> None:
+    """In float64 and without a loop's care. float32's norm of 82 entries is off by 82 units at most, and three roundings follow."""
+    level = PRECISIONS[precision]
+    parameters = with_gradients(scale, level.dtype)
+    before = [p.grad.double().clone() for p in parameters if p.grad is not None]
+    norm = math.sqrt(sum(value**2 for gradient in before for value in gradient.flatten().tolist()))
+    factor = min(1.0, 0.25 / (norm + 1e-6))
+    with level.arithmetic(CPU):
+        training.clip_gradients(parameters, 0.25)
+    after = [p.grad for p in parameters if p.grad is not None]
+    wide = torch.float64 if precision == "float64" else torch.float32
+    units = 90 * torch.finfo(wide).eps + torch.finfo(level.dtype).eps / 2
+    for gradient, original in zip(after, before, strict=True):
+        smallest = torch.finfo(level.dtype).smallest_normal * torch.finfo(level.dtype).eps
+        assert ((gradient.double() - factor * original).abs() <= units * (factor * original).abs() + smallest / 2).all()
+        if factor == 1:
+            assert torch.equal(gradient.double(), original)
+    clipped = math.sqrt(sum(value**2 for gradient in after for value in gradient.double().flatten().tolist()))
+    assert clipped <= min(norm, 0.25) * (1 + units) + 82 * smallest
+
+
+@pytest.mark.parametrize("scale", [0.01, 1000.0, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_clipping_is_pytorchs_in_32_and_64_bits(dtype: torch.dtype, scale: float) -> None:
+    ours, theirs = with_gradients(scale, dtype), with_gradients(scale, dtype)
+    training.clip_gradients(ours, 0.25)
+    torch.nn.utils.clip_grad_norm_(theirs, 0.25)
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_norm_beyond_float16_is_clipped() -> None:
+    """PyTorch's own norm of these would be infinite in float16, and the gradients 0."""
+    parameters = with_gradients(0.0, torch.float16)
+    parameters[1].grad.fill_(60000.0)
+    training.clip_gradients(parameters, 1.0)
+    assert parameters[1].grad.eq(torch.tensor(1 / math.sqrt(77)).half()).all()
+
+
+@pytest.mark.parametrize("precision", ["float16", "mixed16", "float32"])
+def test_clipped_sgd_steps_by_the_clipped_gradient(precision: str, make_cell: MakeCell, train_set: Images) -> None:
+    """After the loss scaler has unscaled it: the weights move by rate * norm at most, without momentum and decay."""
+    cell = make_cell(optimizer="sgd_clipped", clip_norm=0.125, precision=precision, momentum=0.0, weight_decay=0.0)
+    level = PRECISIONS[precision]
+    model = initial_model(cell)
+    before = [parameter.detach().double().clone() for parameter in model.parameters()]
+    optimizer = training.build_optimizer(cell, model)
+    scaler = level.loss_scaler(CPU)
+    with level.arithmetic(CPU):
+        training.step(model, optimizer, scaler, level, *train_set.batch(slice(64)))
+    gradients = torch.cat([parameter.grad.flatten().double() for parameter in model.parameters()])
+    assert gradients.norm().item() == pytest.approx(0.125, rel=0.001)
+    moved = torch.cat(
+        [(p.detach() - old).flatten().double() for p, old in zip(model.parameters(), before, strict=True)]
+    )
+    rounding = 2 * level.unit_roundoff * torch.cat([old.flatten() for old in before]).abs().max()
+    assert ((moved + 0.03 * gradients).abs() <= rounding).all()
+
+
+def test_clipping_at_a_large_norm_changes_nothing(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    for precision in ("float16", "float32"):
+        plain = results(train(make_cell(precision=precision), train_set, test_set))
+        clipped = make_cell(precision=precision, optimizer="sgd_clipped", clip_norm=1e6)
+        assert results(train(clipped, train_set, test_set)) == plain
+        assert results(train(replace(clipped, clip_norm=0.1), train_set, test_set)) != plain
+
+
+@every_normalization
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_scaled_loss_gives_the_same_bits_where_nothing_under_or_overflows(
+    precision: str, normalization: str, make_cell: MakeCell, train_set: Images, test_set: Images
+) -> None:
+    """The scale is a power of two."""
+    cell = make_cell(precision=precision, normalization=normalization, epochs=2)
+    scaled = train(replace(cell, optimizer="sgd_scaled"), train_set, test_set)
+    assert results(scaled) == results(train(cell, train_set, test_set))
+    assert scaled.record["skipped_steps"] == 0
+
+
+def test_mixed16_has_a_loss_scaler_anyway(make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    cell = make_cell(precision="mixed16")
+    assert results(train(replace(cell, optimizer="sgd_scaled"), train_set, test_set)) == results(
+        train(cell, train_set, test_set)
+    )
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_scaled_loss_in_16_bits(precision: str, make_cell: MakeCell, train_set: Images, test_set: Images) -> None:
+    """float16 cannot hold the first scale, 65,536, which is the gradient of the loss: the first step is skipped."""
+    cell = make_cell(precision=precision, optimizer="sgd_scaled", epochs=2)
+    run = train(cell, train_set, test_set)
+    assert run.record["skipped_steps"] == (1 if precision == "float16" else 0)
+    assert not run.record["diverged"]
+    assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"]
+
+
+def test_a_step_whose_gradient_overflows_is_skipped_and_the_scale_halved(
+    make_cell: MakeCell, train_set: Images
+) -> None:
+    """At the largest scale whose gradients float16 holds, the weights are those of a step from gradients in float32, rounded."""
+    cell = make_cell(precision="float16", optimizer="sgd_scaled", momentum=0.0, weight_decay=0.0)
+    level = PRECISIONS["float16"]
+    model = initial_model(cell)
+    optimizer = training.build_optimizer(cell, model)
+    scaler = level.loss_scaler(CPU, always=True)
+    batch = train_set.batch(slice(64))
+    scale = 65536.0
+    while True:
+        before = weights_hash(model)
+        with level.arithmetic(CPU):
+            _, _, skipped = training.step(model, optimizer, scaler, level, *batch)
+        assert skipped == (weights_hash(model) == before)
+        if not skipped:
+            break
+        scale /= 2
+        assert scaler.get_scale() == scale
+    assert 2 <= scale < 65536
+    assert scaler.get_scale() == scale
+    again = initial_model(cell)
+    with level.arithmetic(CPU):
+        loss = training.mean_loss(again(batch[0].half()), batch[1], level)
+        gradients = torch.autograd.grad(scale * loss.float(), list(again.parameters()))
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert torch.equal(parameter.grad, (gradient.float() / scale).half())
+
+
+def test_small_gradients_survive_where_the_loss_is_scaled(make_cell: MakeCell) -> None:
+    """A factor of 2^-14 between two layers makes the gradient before it 0 in float16, unless the loss is scaled."""
+
+    class Attenuated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(1, 2, bias=False), nn.Linear(2, 2, bias=False)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(self.first(images) * 2.0**-14) * 2.0**-6
+
+    level = PRECISIONS["float16"]
+    found = {}
+    for always in (False, True):
+        torch.manual_seed(0)
+        model = Attenuated().half()
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        scaler = level.loss_scaler(CPU, always=always)
+        for _ in range(3):
+            with level.arithmetic(CPU):
+                training.step(
+                    model, optimizer, scaler, level, torch.full((64, 1), 256.0), torch.zeros(64, dtype=torch.int64)
+                )
+        found[always] = model.first.weight.grad
+    assert found[True].abs().min() > 0
+    # Of the gradients of single images, 2^-20 / 64 at most, nothing is left.
+    assert found[False].abs().max() < found[True].abs().max()
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+@pytest.mark.parametrize(
+    "rule",
+    ["average", "norm-0", "boltzmann-0.1", "logsumexp-0.1", "rounded-3.5", "strided", "hybrid-1000-composed_float32"],
+)
+def test_every_pooling_trains(
+    rule: str, precision: str, make_cell: MakeCell, train_set: Images, test_set: Images
+) -> None:
+    cell = make_cell(rule=rule, precision=precision, epochs=2)
+    run = train(cell, train_set, test_set)
+    assert not run.record["diverged"]
+    assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"]
+    assert run.record["weights_sha256"] == weights_hash(plain_training(cell, train_set).model)
+
+
+def test_strided_convolutions_start_beside_the_same_weights(make_cell: MakeCell) -> None:
+    reference = initial_model(make_cell()).state_dict()
+    state = initial_model(make_cell(rule="strided")).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in reference.items())
+    assert state.keys() - reference.keys() == {"pool1.weight", "pool1.bias", "pool2.weight", "pool2.bias"}
 
 
 @every_level

@@ -13,7 +13,7 @@ rule maxpool:
         expand(
             "figures/{run}/maxpool/{table}.{format}",
             run=RUN,
-            table=["summary", "published", *zone_tables()],
+            table=["summary", "published", "mitigations", *zone_tables()],
             format=TABLE_FORMATS,
         ),
     message:

@@ -46,6 +46,7 @@ class TrainingCell:
         adam_eps: used by Adam only.
         augmentation: `none`, or `crop_flip` of training images.
         train_split: the split that is trained on.
+        clip_norm: largest Euclidean norm of a gradient with the optimizer `sgd_clipped`; None for the others.
     """
 
     dataset: str
@@ -65,13 +66,17 @@ class TrainingCell:
     adam_eps: float = 1e-8
     augmentation: str = "none"
     train_split: str = "train"
+    clip_norm: float | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingCell:
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        known = {"clip_norm": None, **values}
+        return cls(**{field.name: known[field.name] for field in fields(cls)})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields; `clip_norm` only if there is one, so that cells and records from before it was a setting stay the same."""
+        values = asdict(self)
+        return values if self.clip_norm is not None else {name: values[name] for name in values if name != "clip_norm"}
 
     @property
     def factors(self) -> dict[str, Any]:

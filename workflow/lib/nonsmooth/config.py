@@ -19,8 +19,8 @@ from nonsmooth import published
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.cells import SEARCH, SETUP, Program, TrainingCell, WeightsCell, ZoneCell
 from nonsmooth.datasets import DATASETS, TEST
-from nonsmooth.rules import SIMPLE_RULES, Hybrid, Native, Rule
-from nonsmooth.schema import ConfigError, check_shape, validator
+from nonsmooth.rules import Hybrid, Native, Rule, has_choice, parse_rule
+from nonsmooth.schema import HYBRID, ConfigError, check_shape, validator
 
 DEFAULTS: dict[str, Any] = {
     "device": "cpu",
@@ -36,6 +36,7 @@ BLOCK_DEFAULTS: dict[str, Any] = {
     "schedule": "cosine",
     "batch_size": 128,
     "momentum": 0.9,
+    "clip_norm": 1.0,
 }
 WEIGHTS_DEFAULTS: dict[str, Any] = {"train_split": "train", "batch_size": 128, "learning_rate": 0.01}
 SEARCH_DEFAULTS: dict[str, Any] = {"trials": 10, "epochs": 10, "seed": 0, "per_rule": False}
@@ -52,6 +53,8 @@ POOLING_ERRORS_DEFAULTS: dict[str, Any] = {"normalization": "none", "batch_size"
 ZONES_SPLIT = "train"
 # As published: SGD with decay, Adam as it comes.
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0}
+# Optimizers with a safeguard, and the one without, whose decay and learning rates they have unless they are given their own.
+SAFEGUARDED = {"sgd_clipped": "sgd", "sgd_scaled": "sgd"}
 ADAM_EPS = 1e-8
 # 1e-8 rounds to 0 in float16, and Adam divides by it at the first step.
 ADAM_EPS_FLOAT16 = 1e-4
@@ -257,16 +260,16 @@ def _require_same(cell: Cell, known: Cell, where: str, first: str, why: str) -> 
 
 def rules(block: dict[str, Any], where: str = "block") -> list[Rule]:
     """The pooling rules of a block: `hybrid` stands for every beta in every evaluation."""
-    needs = [key for key in ("beta", "evaluation") if ("hybrid" in block["rule"]) != (key in block)]
+    needs = [key for key in ("beta", "evaluation") if (HYBRID in block["rule"]) != (key in block)]
     if needs:
         key = needs[0]
-        if "hybrid" in block["rule"]:
+        if HYBRID in block["rule"]:
             raise ConfigError(f"{where}.{key}: missing; rule 'hybrid' needs beta and evaluation")
         raise ConfigError(f"{where}.{key}: only rule 'hybrid' has it, and it is not in {where}.rule")
     found: list[Rule] = []
     for name in block["rule"]:
-        if name in SIMPLE_RULES:
-            found.append(SIMPLE_RULES[name]())
+        if name != HYBRID:
+            found.append(parse_rule(name))
             continue
         try:
             found += [Hybrid(float(b), e) for e, b in product(block["evaluation"], block["beta"])]
@@ -287,6 +290,7 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
             values["normalization"], dataset.sizes[block["train_split"]], block["batch_size"], rate, where
         )
         in_float16 = values["precision"] == "float16"
+        optimizer = SAFEGUARDED.get(values["optimizer"], values["optimizer"])
         for rule, derivative, seed in product(rule_names, block["relu_derivative"], block["seeds"]):
             yield TrainingCell(
                 **values,
@@ -298,10 +302,11 @@ def _block_cells(block: dict[str, Any], where: str, rates: _Rates) -> Iterator[T
                 schedule=block["schedule"],
                 batch_size=block["batch_size"],
                 momentum=float(block["momentum"]),
-                weight_decay=float(block.get("weight_decay", WEIGHT_DECAY[values["optimizer"]])),
+                weight_decay=float(block.get("weight_decay", WEIGHT_DECAY[optimizer])),
                 adam_eps=float(block.get("adam_eps", ADAM_EPS_FLOAT16 if in_float16 else ADAM_EPS)),
                 augmentation=block.get("augmentation", dataset.augmentation),
                 train_split=block["train_split"],
+                clip_norm=float(block["clip_norm"]) if values["optimizer"] == "sgd_clipped" else None,
             )
 
 
@@ -360,11 +365,18 @@ def _zones_block_cells(block: dict[str, Any], where: str, device: str) -> Iterat
 
 
 def _pairs(compare: list[list[str]], where: str) -> list[tuple[Program, Program]]:
-    """The programs and references of a block."""
+    """The programs and references of a block, in which only the choice of a derivative may differ."""
     try:
-        return [(Program.parse(program), Program.parse(reference)) for program, reference in compare]
+        pairs = [(Program.parse(program), Program.parse(reference)) for program, reference in compare]
     except ValueError as error:
         raise ConfigError(f"{where}.compare: {error}") from error
+    for program in (program for pair in pairs for program in pair):
+        if not has_choice(parse_rule(program.rule)):
+            raise ConfigError(
+                f"{where}.compare: {program.rule} has no choice of a derivative that two programs could make differently; "
+                "remove it"
+            )
+    return pairs
 
 
 class _Rates:
@@ -385,21 +397,29 @@ class _Rates:
             case "search":
                 return SEARCH
             case "published":
-                if setup not in self.published:
+                rate = _with_fallback(self.published, setup)
+                if rate is None:
                     raise ConfigError(
                         f"{where}.learning_rate: none is published for {', '.join(setup)} "
                         "(data/published/learning_rates.csv); give a number or 'search'"
                     )
-                return self.published[setup]
+                return rate
             case None:
-                if setup not in self.entries:
+                rate = _with_fallback(self.entries, setup)
+                if rate is None:
                     raise ConfigError(
                         f"{where}.learning_rate: missing, and learning_rates has no entry for {', '.join(setup)}; give a "
                         "number, 'search' or 'published', or an entry"
                     )
-                return self.entries[setup]
+                return rate
             case value:
                 return float(value)
+
+
+def _with_fallback(rates: dict[tuple[str, ...], float], setup: tuple[str, ...]) -> float | None:
+    """The rate of a set-up, or else of the same without a safeguard."""
+    unguarded = tuple(SAFEGUARDED.get(name, name) for name in setup)
+    return rates.get(setup, rates.get(unguarded))
 
 
 def _check_split(split: str, name: str, where: str) -> None:

@@ -39,6 +39,8 @@ WORDS = {
     "batch_norm": "with batch norm",
     "sgd": "SGD",
     "adam": "Adam",
+    "sgd_clipped": "SGD with clipping",
+    "sgd_scaled": "SGD with loss scaling",
 }
 
 # Zones: real differences strong, agreement pale; neighbours in a stack differ in lightness, too.

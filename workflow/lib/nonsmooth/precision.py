@@ -50,9 +50,9 @@ class Precision:
     def uses_loss_scaler(self) -> bool:
         return self.autocast is not None
 
-    def loss_scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """PyTorch's dynamic loss scaler with its defaults; one that does nothing where none is used."""
-        return torch.amp.GradScaler(device.type, enabled=self.uses_loss_scaler)
+    def loss_scaler(self, device: torch.device, always: bool = False) -> torch.amp.GradScaler:
+        """PyTorch's dynamic loss scaler with its defaults; one that does nothing where none is used, unless `always`."""
+        return LossScaler(device.type, enabled=self.uses_loss_scaler or always)
 
     @property
     def evaluation(self) -> Precision:
@@ -81,6 +81,18 @@ class Precision:
 
 
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+
+
+class LossScaler(torch.amp.GradScaler):
+    """PyTorch's dynamic loss scaler, which takes gradients in float16, too: unscaled in float32 and rounded once.
+
+    PyTorch refuses these, since unscaled they underflow as if the loss had not been scaled; what the scale protects in pure
+    float16 is the backward pass up to there. FSDP's scaler takes them in the same way.
+    """
+
+    def _unscale_grads_(self, optimizer, inv_scale, found_inf, allow_fp16):
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, True)
+
 
 PRECISIONS: dict[str, Precision] = {
     precision.name: precision
@@ -189,12 +201,18 @@ OPERATIONS: dict[str, Rounding] = {
     # Not add and sub: their 16-bit CPU kernels round a scalar operand, such as SGD's rate, to 16 bits first.
     **dict.fromkeys(
         (
+            "_amp_foreach_non_finite_check_and_unscale",
+            "boltzmann_pool2d",
+            "boltzmann_pool2d_backward",
             "div",
+            "logsumexp_pool2d",
+            "logsumexp_pool2d_backward",
             "max_pool2d_jacobian",
             "max_pool2d_transposed_jacobian",
             "mul",
             "norm_pool2d",
             "norm_pool2d_backward",
+            "round_significand",
             "sqrt",
         ),
         Rounding.ONCE,

@@ -15,6 +15,8 @@ from typing import Any
 
 # Of rules that have no parts: one rounding, or an operation at a time in the working precision.
 NORM_EVALUATIONS = ("exact", "composed")
+# Significant bits, the implicit one included.
+FLOAT64_BITS = 53
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,78 @@ class Norm:
         return name if self.evaluation == "exact" else f"{name}-{self.evaluation}"
 
 
-Rule = Native | Minimal | Hybrid | Norm
+@dataclass(frozen=True)
+class Average:
+    """Not a maximum: the mean of the window's values, by PyTorch's `avg_pool2d`."""
+
+    def __str__(self) -> str:
+        return "average"
+
+
+@dataclass(frozen=True)
+class Boltzmann:
+    """Not a maximum: the mean of the window's values x_i with weights exp(x_i / temperature); smooth, and not monotonic.
+
+    It tends to the maximum as the temperature tends to 0, and to the mean as it grows.
+    """
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", _positive(self.temperature, "Boltzmann: temperature"))
+
+    def __str__(self) -> str:
+        return f"boltzmann-{number(self.temperature)}"
+
+
+@dataclass(frozen=True)
+class LogSumExp:
+    """Not a maximum: temperature * log(mean(exp(x_i / temperature))); smooth and monotonic.
+
+    A mean, not the sum of the name, so that a window of equal values gives that value. It tends to the maximum as the
+    temperature tends to 0, and to the mean as it grows.
+    """
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", _positive(self.temperature, "LogSumExp: temperature"))
+
+    def __str__(self) -> str:
+        return f"logsumexp-{number(self.temperature)}"
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """The maximum rounded to so many significant bits, a real number, with native's gradient.
+
+    A maximum m becomes the nearest multiple of 2^(floor(log2(abs(m))) + 1 - bits), ties to even; for an integer that is ordinary
+    rounding, without limits of the exponent. float64, in which it is computed, has 53 bits.
+    """
+
+    bits: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", _positive(self.bits, "Rounded: bits"))
+        if self.bits > FLOAT64_BITS:
+            raise ValueError(f"Rounded: bits must be at most {FLOAT64_BITS}, got {self.bits!r}")
+
+    def __str__(self) -> str:
+        return f"rounded-{number(self.bits)}"
+
+
+@dataclass(frozen=True)
+class Strided:
+    """Not a pooling: a convolution with the pooling's kernel and stride, from all channels to as many (arXiv 1412.6806).
+
+    It has weights, so that `nonsmooth.architectures.build` makes it, and `max_pool2d` cannot.
+    """
+
+    def __str__(self) -> str:
+        return "strided"
+
+
+Rule = Native | Minimal | Hybrid | Norm | Average | Boltzmann | LogSumExp | Rounded | Strided
 
 # The rules that a configuration calls by one word, and what makes them. docs/extending.md shows how to add one.
 SIMPLE_RULES: dict[str, Callable[[], Rule]] = {
@@ -130,16 +203,21 @@ SIMPLE_RULES: dict[str, Callable[[], Rule]] = {
     "norm-1": partial(Norm, 1.0),
     "norm-0-composed": partial(Norm, 0.0, "composed"),
     "norm-1-composed": partial(Norm, 1.0, "composed"),
+    "average": Average,
+    "strided": Strided,
 }
+# The rules that are called by a word and a number.
+_NUMBERED: dict[str, Callable[[float], Rule]] = {"boltzmann": Boltzmann, "logsumexp": LogSumExp, "rounded": Rounded}
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
 _HYBRID = re.compile(rf"hybrid-(?P<beta>{_NUMBER})-(?P<evaluation>[a-z0-9_]+)")
 _NORM = re.compile(rf"norm-(?P<derivative>{_NUMBER})(?:-(?P<evaluation>composed))?")
+_WORD_AND_NUMBER = re.compile(rf"(?P<word>{'|'.join(_NUMBERED)})-(?P<number>{_NUMBER})")
 
 
 def parse_rule(name: str) -> Rule:
-    """The rule called `name`, the inverse of `str`: `native`, `minimal`, `hybrid-<beta>-<evaluation>`, `norm-<derivative>` or
-    `norm-<derivative>-composed`.
+    """The rule called `name`, the inverse of `str`: a word of `SIMPLE_RULES`, `hybrid-<beta>-<evaluation>`, `norm-<derivative>`,
+    `norm-<derivative>-composed`, `boltzmann-<temperature>`, `logsumexp-<temperature>` or `rounded-<bits>`.
 
     Raises ValueError for anything else, such as a number that is not written in its shortest form.
     """
@@ -149,8 +227,11 @@ def parse_rule(name: str) -> Rule:
         rule = Hybrid(float(match["beta"]), match["evaluation"])
     elif match := _NORM.fullmatch(name):
         rule = Norm(float(match["derivative"]), match["evaluation"] or "exact")
+    elif match := _WORD_AND_NUMBER.fullmatch(name):
+        rule = _NUMBERED[match["word"]](float(match["number"]))
     else:
-        forms = [*SIMPLE_RULES, "hybrid-<beta>-<evaluation>", "norm-<derivative>", "norm-<derivative>-composed"]
+        forms = [*SIMPLE_RULES, "hybrid-<beta>-<evaluation>", "norm-<derivative>", "norm-<derivative>-composed",
+                 "boltzmann-<temperature>", "logsumexp-<temperature>", "rounded-<bits>"]  # fmt: skip
         raise ValueError(
             f"unknown pooling rule {name!r}; expected one of {forms}, such as 'hybrid-1000-exact'; evaluations: {', '.join(EVALUATIONS)}"
         )
@@ -172,6 +253,14 @@ def rule_beta(rule: Rule) -> float:
             return float("nan")
 
 
+def has_choice(rule: Rule) -> bool:
+    """Whether the derivative is a choice at some windows, which several rules with the same output make differently.
+
+    It is none for smooth poolings and convolutions, and for `Rounded`, whose derivative is native's by definition.
+    """
+    return not isinstance(rule, Average | Boltzmann | LogSumExp | Rounded | Strided)
+
+
 def number(value: float) -> str:
     """The shortest text that reads back as `value`, integers without a decimal point."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
@@ -184,6 +273,13 @@ def _finite(value: Any, what: str) -> float:
         result = float("nan")
     if not isfinite(result):
         raise ValueError(f"{what} must be a finite number, got {value!r}")
+    return result
+
+
+def _positive(value: Any, what: str) -> float:
+    result = _finite(value, what)
+    if result <= 0:
+        raise ValueError(f"{what} must be more than 0, got {value!r}")
     return result
 
 

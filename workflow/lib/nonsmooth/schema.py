@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, validators
+from jsonschema import Draft202012Validator, FormatChecker, validators
 from jsonschema.exceptions import ValidationError, best_match
 
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.datasets import DATASETS
-from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES
+from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, parse_rule
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas/config.schema.yaml"
 
@@ -23,6 +23,18 @@ SCHEMA = Path(__file__).resolve().parents[2] / "schemas/config.schema.yaml"
 _TYPES = {"array": "a list", "object": "a mapping", "integer": "an integer", "number": "a finite number",
           "boolean": "true or false", "string": "text"}  # fmt: skip
 _EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+
+
+# The rule that stands for one per beta and evaluation.
+HYBRID = "hybrid"
+FORMATS = FormatChecker(())
+
+
+@FORMATS.checks("rule", raises=ValueError)
+def _is_rule(value: Any) -> bool:
+    if isinstance(value, str) and value != HYBRID:
+        parse_rule(value)
+    return True
 
 
 class ConfigError(ValueError):
@@ -43,10 +55,9 @@ def first_problem(checker: Any, value: Any, what: str) -> str | None:
 
 
 def schema() -> dict[str, Any]:
-    """The schema, with the names that exist: a dataset, an architecture or a rule is known here once it is registered."""
+    """The schema, with the names that exist: a dataset or an architecture is known here once it is registered."""
     found = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    names = {"dataset": DATASETS, "architecture": ARCHITECTURES, "rule": [*SIMPLE_RULES, "hybrid"],
-             "evaluation": EVALUATIONS}  # fmt: skip
+    names = {"dataset": DATASETS, "architecture": ARCHITECTURES, "evaluation": EVALUATIONS}
     for key, values in names.items():
         found["$defs"][key] = {"enum": list(values)}
     entries = {
@@ -65,11 +76,11 @@ def validator() -> Any:
 
 
 def strict_validator(schema: dict[str, Any]) -> Any:
-    """A validator in which 1.0 is no integer (`seed1.0` is not `seed1`) and a number is finite."""
+    """A validator in which 1.0 is no integer (`seed1.0` is not `seed1`), a number is finite and a rule's name is one."""
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"integer": lambda _, value: type(value) is int, "number": lambda _, value: _is_finite_number(value)}
     )
-    return validators.extend(Draft202012Validator, type_checker=types)(schema)
+    return validators.extend(Draft202012Validator, type_checker=types)(schema, format_checker=FORMATS)
 
 
 def _is_finite_number(value: Any) -> bool:
@@ -97,6 +108,8 @@ def _describe(error: ValidationError, what: str) -> str:
         case "enum":
             numbers = "a number or " if where.endswith(".learning_rate") else ""
             return f"{where}: {value!r} is not allowed; {numbers}one of {', '.join(map(str, limit))}{_hint(value)}{_close(value, limit)}"
+        case "format":
+            return f"{where}: {error.cause}{_close(value, [*SIMPLE_RULES, HYBRID])}"
         case "type":
             hint = _hint(value) if limit == "number" else ""
             return f"{where or what}: expected {_TYPES.get(limit, limit)}, got {value!r}{hint}"

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -159,7 +159,7 @@ def epochs(
     model = initial_model(cell).to(device)
     optimizer = build_optimizer(cell, model)
     schedule = build_schedule(cell, optimizer)
-    scaler = precision.loss_scaler(device)
+    scaler = precision.loss_scaler(device, always=cell.optimizer == "sgd_scaled")
     draws = torch.Generator().manual_seed(cell.seed)
     steps = _Steps(device)
     trace = None
@@ -271,20 +271,37 @@ def initial_model(cell: TrainingCell) -> nn.Module:
 
 
 def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam. Raises ValueError for another name."""
+    """SGD with momentum, which may clip gradients, or Adam. Raises ValueError for another name."""
     match cell.optimizer:
-        case "sgd":
-            return torch.optim.SGD(
+        case "sgd" | "sgd_clipped" | "sgd_scaled":
+            sgd = torch.optim.SGD(
                 model.parameters(),
                 lr=cell.learning_rate,
                 momentum=cell.momentum,
                 weight_decay=cell.weight_decay,
             )
+            if cell.optimizer == "sgd_clipped":
+                # After a loss scaler has unscaled the gradients, and not at steps that it skips.
+                sgd.register_step_pre_hook(lambda *_: clip_gradients(model.parameters(), cell.clip_norm))
+            return sgd
         case "adam":
             return torch.optim.Adam(
                 model.parameters(), lr=cell.learning_rate, eps=cell.adam_eps, weight_decay=cell.weight_decay
             )
-    raise ValueError(f"unknown optimizer {cell.optimizer!r}; expected 'sgd' or 'adam'")
+    raise ValueError(f"unknown optimizer {cell.optimizer!r}; expected 'sgd', 'adam', 'sgd_clipped' or 'sgd_scaled'")
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], largest_norm: float) -> None:
+    """`torch.nn.utils.clip_grad_norm_`, bit for bit in 32 and 64 bits; of 16-bit gradients in float32, each rounded once.
+
+    As there, a gradient that is not finite makes itself NaN, and a NaN all others, too.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    wide = [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for gradient in gradients]
+    norm = torch.nn.utils.get_total_norm(wide)
+    factor = (largest_norm / (norm + 1e-6)).clamp(max=1)
+    for gradient, values in zip(gradients, wide, strict=True):
+        gradient.copy_(values * factor)
 
 
 def build_schedule(cell: TrainingCell, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

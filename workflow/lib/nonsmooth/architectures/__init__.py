@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from nonsmooth.rules import Rule, Strided
+
 if TYPE_CHECKING:
     from torch import nn
-
-    from nonsmooth.rules import Rule
 
 NORMALIZATIONS = ("none", "batch_norm")
 
@@ -74,14 +74,16 @@ def build(
     """The architecture called `name` in float32: input (N, in_channels, H, W), output logits (N, num_classes).
 
     Every max pooling follows `rule`, every ReLU has `relu_derivative` at 0. Neither draws random numbers, so that all rules
-    start from the same weights.
+    start from the same weights; but `Strided`, whose own weights are drawn after all others.
 
     Raises ValueError for an unknown name or normalization, or for a network without a MaxPool2d module.
     """
+    import torch
     from torch import nn
 
     from nonsmooth.activations import replace_relus
     from nonsmooth.pooling import replace_max_pools
+    from nonsmooth.pooling.strided import replace_max_pools_by_convolutions
 
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {name!r}; expected one of {sorted(ARCHITECTURES)}")
@@ -90,4 +92,9 @@ def build(
     model = resolve_name(ARCHITECTURES[name].builder)(normalization, in_channels, num_classes)
     if not any(isinstance(module, nn.MaxPool2d) for module in model.modules()):
         raise ValueError(f"architecture {name}: no torch.nn.MaxPool2d module in it, so that no rule can be chosen")
-    return replace_relus(replace_max_pools(model, rule), relu_derivative)
+    if isinstance(rule, Strided):
+        size = ARCHITECTURES[name].image_size
+        model = replace_max_pools_by_convolutions(model, torch.zeros(1, in_channels, size, size))
+    else:
+        model = replace_max_pools(model, rule)
+    return replace_relus(model, relu_derivative)

@@ -1,8 +1,8 @@
 """Max pooling with a chosen derivative at ties.
 
 All rules agree wherever a window has one maximum, so over the reals they are the same program almost
-everywhere. `max_pool2d` is a drop-in for `torch.nn.functional.max_pool2d` with one more argument. One rule is another
-pooling in its place: Euclidean norms, whose derivative is a choice at zero windows only.
+everywhere. `max_pool2d` is a drop-in for `torch.nn.functional.max_pool2d` with one more argument. Some rules are another
+pooling in its place: Euclidean norms, whose derivative is a choice at zero windows only, and smooth poolings.
 Definitions: arXiv 2401.02736, and `docs/methods.md`.
 """
 
@@ -17,10 +17,39 @@ from nonsmooth.modules import replace_modules
 from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
+from nonsmooth.pooling.rounded import round_significand
+from nonsmooth.pooling.smooth import average_pool2d, boltzmann_pool2d, logsumexp_pool2d
 from nonsmooth.pooling.windows import Geometry
-from nonsmooth.rules import Hybrid, Minimal, Native, Norm, Rule, parse_rule, rule_beta
+from nonsmooth.rules import (
+    Average,
+    Boltzmann,
+    Hybrid,
+    LogSumExp,
+    Minimal,
+    Native,
+    Norm,
+    Rounded,
+    Rule,
+    Strided,
+    parse_rule,
+    rule_beta,
+)
 
-__all__ = ["Hybrid", "MaxPool2d", "Minimal", "Native", "Norm", "Rule", "max_pool2d", "parse_rule", "replace_max_pools"]
+__all__ = [
+    "Average",
+    "Boltzmann",
+    "Hybrid",
+    "LogSumExp",
+    "MaxPool2d",
+    "Minimal",
+    "Native",
+    "Norm",
+    "Rounded",
+    "Rule",
+    "max_pool2d",
+    "parse_rule",
+    "replace_max_pools",
+]
 
 # Rules beyond those of this package, by type: a function of the input and the window geometry.
 POOLINGS: dict[type, Callable[[Tensor, Geometry], Tensor]] = {}
@@ -43,8 +72,8 @@ def max_pool2d(
         input: (N, C, H, W) or (C, H, W), any floating dtype and memory layout; N may be 0.
         kernel_size, stride, padding, dilation, ceil_mode, return_indices: as in
             `torch.nn.functional.max_pool2d`.
-        rule: `Native()`, `Minimal()`, `Hybrid(beta, evaluation)`, or `Norm(derivative, evaluation)` for norms in place of
-            maxima.
+        rule: `Native()`, `Minimal()`, `Hybrid(beta, evaluation)`; in place of maxima `Norm(derivative, evaluation)` for norms,
+            `Average()`, `Boltzmann(temperature)` or `LogSumExp(temperature)` for smooth poolings; or `Rounded(bits)`.
 
     Returns:
         The pooled tensor in the dtype of `input`, and PyTorch's argmax with `return_indices`. For native,
@@ -58,13 +87,19 @@ def max_pool2d(
         of `input` has the gradient of the true norm. With composed `Norm` every operation is in the dtype of `input`:
         the root of the sum of squares, and the gradient `g * x / output`, or `g * derivative` at every entry of a window
         whose output is 0, because its values are or their squares underflow. A norm that overflows has the gradient 0.
+        With w_i = exp(x_i / T) / sum(exp(x_j / T)), `Boltzmann(T)` is y = sum(w_i x_i) with the gradient
+        `g * w_i * (1 + (x_i - y) / T)`, and `LogSumExp(T)` is T log(mean(exp(x_i / T))) with the gradient `g * w_i`, each computed
+        in float64 and rounded once. A NaN in a window makes both NaN; where the maximum is infinite, so is the output, and
+        the gradients are NaN; a value of -inf beside finite ones has weight 0. `Average` is PyTorch's `avg_pool2d` without
+        padding. `Rounded` is the maximum rounded as that says, with native's gradient.
 
     Raises:
-        ValueError: a `Hybrid` that is not exact, or `Norm`, with windows that do not tile the input, which the
-            published program cannot do, or with `return_indices`; minimal or exact hybrid with a window that
-            holds nothing but padding (possible with dilation), where PyTorch's argmax points nowhere.
-        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses; `Norm` with integers; exact `Norm` or a `Hybrid`
-            between exact and composed, differentiated with create_graph=True.
+        ValueError: a `Hybrid` that is not exact, `Norm`, `Boltzmann` or `LogSumExp` with windows that do not tile the input, which
+            the published program cannot do; any of these, `Average` or `Rounded` with `return_indices`; `Average` with dilation;
+            `Strided`, which has weights; minimal or exact hybrid with a window that holds nothing but padding (possible with
+            dilation), where PyTorch's argmax points nowhere.
+        RuntimeError, TypeError: from PyTorch, for a geometry or dtype it refuses; what is not a maximum with integers; exact `Norm`,
+            `Boltzmann`, `LogSumExp` or a `Hybrid` between exact and composed, differentiated twice.
     """
     geometry = Geometry.of(kernel_size, stride, padding, dilation, ceil_mode)
     match rule:
@@ -85,6 +120,10 @@ def max_pool2d(
                 raise ValueError(f"max_pool2d: rule {rule} has no indices; use evaluation='exact'")
             geometry.require_tiling(input, f"rule {rule}", " Use evaluation='exact'.")
             return PartlyComposedMaxPool2d.apply(input, geometry.kernel, beta, evaluation)
+        case Average() | Boltzmann() | LogSumExp() | Rounded() | Strided():
+            if return_indices:
+                raise ValueError(f"max_pool2d: rule {rule} has no indices")
+            return _pool_in_its_place(input, geometry, rule)
         # At beta = 0 no other maximum gets anything, not even 0 * inf.
         case Native() | Hybrid(beta=0):
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
@@ -98,6 +137,26 @@ def max_pool2d(
         case _:
             raise TypeError(f"max_pool2d: rule must be Native(), Minimal() or Hybrid(beta), got {rule!r}")
     return (output, indices) if return_indices else output
+
+
+def _pool_in_its_place(input: Tensor, geometry: Geometry, rule: Rule) -> Tensor:
+    """What is not a maximum, or one that is rounded."""
+    if not input.is_floating_point():
+        raise TypeError(f"max_pool2d: rule {rule} needs floating-point input, got {input.dtype}")
+    match rule:
+        case Average():
+            return average_pool2d(input, geometry)
+        case Boltzmann(temperature):
+            geometry.require_tiling(input, f"rule {rule}")
+            return boltzmann_pool2d(input, geometry.kernel, temperature)
+        case LogSumExp(temperature):
+            geometry.require_tiling(input, f"rule {rule}")
+            return logsumexp_pool2d(input, geometry.kernel, temperature)
+        case Rounded(bits):
+            return round_significand(torch.nn.functional.max_pool2d(input, *geometry), bits)
+    raise ValueError(
+        f"max_pool2d: rule {rule} is a convolution with weights of its own; nonsmooth.architectures.build makes networks with it"
+    )
 
 
 class MaxPool2d(nn.MaxPool2d):

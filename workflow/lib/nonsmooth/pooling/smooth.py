@@ -1,0 +1,106 @@
+"""Smooth poolings in place of the maximum, each computed in float64 and rounded once.
+
+`boltzmann` is the mean of a window's values with weights exp(x / T), `logsumexp` is T log(mean(exp(x / T))). Values enter as
+differences from the window's maximum, so that no exponential overflows and equal values are their own mean, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nonsmooth.pooling.windows import WIDE, Geometry, round_once, tiled
+
+# The dimensions of `tiled` that are a window.
+INSIDE = (-3, -1)
+
+
+def average_pool2d(input: Tensor, geometry: Geometry) -> Tensor:
+    """PyTorch's average pooling, in which padding does not count. Raises ValueError for dilation, which that has not."""
+    if geometry.dilation != (1, 1):
+        raise ValueError(f"max_pool2d: rule average needs dilation 1, got {geometry.dilation}")
+    return torch.nn.functional.avg_pool2d(
+        input, geometry.kernel, geometry.stride, geometry.padding, geometry.ceil_mode, count_include_pad=False
+    )
+
+
+@torch.library.custom_op("nonsmooth::boltzmann_pool2d", mutates_args=())
+def boltzmann_pool2d(input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
+    largest, below, weights = _weighted(input, kernel, temperature)
+    return _pooled(largest, _product(weights, below).sum(dim=INSIDE, keepdim=True), input)
+
+
+@torch.library.custom_op("nonsmooth::boltzmann_pool2d_backward", mutates_args=())
+def boltzmann_pool2d_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
+    _, below, weights = _weighted(input, kernel, temperature)
+    mean = _product(weights, below).sum(dim=INSIDE, keepdim=True)
+    return _gradient(grad, _product(weights, 1 + (below - mean) / temperature), input)
+
+
+@torch.library.custom_op("nonsmooth::logsumexp_pool2d", mutates_args=())
+def logsumexp_pool2d(input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
+    largest, below = _below_largest(input, kernel)
+    # Of 1 less than the exponentials, so that nothing cancels at a high temperature, where all are close to 1.
+    mean = (below / temperature).expm1().mean(dim=INSIDE, keepdim=True)
+    return _pooled(largest, temperature * mean.log1p(), input)
+
+
+@torch.library.custom_op("nonsmooth::logsumexp_pool2d_backward", mutates_args=())
+def logsumexp_pool2d_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
+    _, _, weights = _weighted(input, kernel, temperature)
+    return _gradient(grad, weights, input)
+
+
+def _below_largest(input: Tensor, kernel: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The maximum of each window, and the tiled values less that: not a number at infinities where the maximum is one."""
+    # Contiguous, so that sums have one order whatever the layout.
+    values = tiled(input.to(WIDE).contiguous(), kernel)
+    largest = values.amax(dim=INSIDE, keepdim=True)
+    return largest, values - largest
+
+
+def _weighted(input: Tensor, kernel: Sequence[int], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`_below_largest`, and weights exp(x / T) divided by their sum, all of a window NaN where its maximum is not finite."""
+    largest, below = _below_largest(input, kernel)
+    exponentials = (below / temperature).exp()
+    return largest, below, exponentials / exponentials.sum(dim=INSIDE, keepdim=True)
+
+
+def _product(weights: Tensor, factors: Tensor) -> Tensor:
+    """Weights times factors; a weight of 0 makes 0 also of an infinite factor, which it outweighs in the limit."""
+    return (weights * factors).masked_fill(weights == 0, 0.0)
+
+
+def _pooled(largest: Tensor, shift: Tensor, input: Tensor) -> Tensor:
+    """The maximum plus `shift`, without the dimensions of a window, rounded to the type of `input`; an infinite maximum stays."""
+    result = torch.where(largest.isinf(), largest, largest + shift)
+    return round_once(result.squeeze(-1).squeeze(-2), input.dtype)
+
+
+def _gradient(grad: Tensor, slope: Tensor, input: Tensor) -> Tensor:
+    """`grad` times the tiled derivative `slope`, rounded to the type of `input` and laid out like it."""
+    product = grad.to(WIDE)[..., :, None, :, None] * slope
+    result = round_once(product.reshape(input.shape), input.dtype)
+    return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
+
+
+def _save(ctx, inputs: tuple[Tensor, Sequence[int], float], output: Tensor) -> None:
+    input, ctx.kernel, ctx.temperature = inputs
+    ctx.save_for_backward(input)
+
+
+for pool, pool_backward in (
+    (boltzmann_pool2d, boltzmann_pool2d_backward),
+    (logsumexp_pool2d, logsumexp_pool2d_backward),
+):
+    pool.register_fake(lambda input, kernel, temperature: tiled(input, kernel)[..., 0, :, 0].contiguous())
+    pool_backward.register_fake(lambda grad, input, kernel, temperature: torch.empty_like(input))
+    # Once differentiable: the operators of the backward passes have no derivative, and PyTorch says so.
+    pool.register_autograd(
+        lambda ctx, grad, backward=pool_backward: (
+            backward(grad, *ctx.saved_tensors, ctx.kernel, ctx.temperature), None, None,
+        ),
+        setup_context=_save,
+    )  # fmt: skip
