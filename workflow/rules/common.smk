@@ -220,6 +220,7 @@ MAXPOOL_CAPTIONS = [
     "weights_distance",
     "summary",
     "published",
+    "mitigations",
     *ZONE_FIGURES,
     *ZONE_TABLES,
     "zero_function",

@@ -8,10 +8,19 @@ rule report:
         summary="figures/{run}/maxpool/summary.csv",
         published="figures/{run}/maxpool/published.csv",
         other_formats=expand(
-            "figures/{{run}}/maxpool/{table}.{format}", table=["summary", "published"], format=TABLE_FORMATS[1:]
+            "figures/{{run}}/maxpool/{table}.{format}",
+            table=["summary", "published", "mitigations"],
+            format=TABLE_FORMATS[1:],
         ),
         searches=["results/{run}/maxpool/searches.csv"] if MAXPOOL_SEARCHES else [],
         costs="results/{run}/maxpool/costs.csv",
+        claims="results/{run}/claims.csv",
+        claims_conditions="results/{run}/claims_conditions.csv",
+        claims_readable="figures/{run}/claims.csv",
+        other_claims_formats=expand("figures/{{run}}/claims.{format}", format=TABLE_FORMATS[1:]),
+        mitigations="figures/{run}/maxpool/mitigations.csv",
+        factorial=["results/{run}/maxpool/factorial.csv"] if FACTORIAL_GROUPS else [],
+        factorial_effects=["results/{run}/maxpool/factorial_effects.csv"] if FACTORIAL_GROUPS else [],
         ties=["results/{run}/maxpool/ties.csv"] if MAXPOOL_TIES else [],
         zone_results=(
             [f"results/{{run}}/maxpool/zone_tables/{name}.csv" for name in ZONE_RESULTS if name != "minibatches"]
@@ -23,10 +32,11 @@ rule report:
             "figures/{{run}}/maxpool/{table}.{format}", table=zone_tables(), format=TABLE_FORMATS[1:]
         ),
         records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
-        captions=source(*(f"report/maxpool/{name}.rst" for name in MAXPOOL_CAPTIONS)),
+        captions=source("report/claims.rst", *(f"report/maxpool/{name}.rst" for name in MAXPOOL_CAPTIONS)),
         code=source("scripts/report/report.py", "lib/nonsmooth/templates/report.html.j2")
         + library(
             "report",
+            "front_page",
             "plotting",
             "maxpool",
             "precision",

@@ -55,6 +55,7 @@ class Table:
     command: str = ""
     files: tuple[str, ...] = ()
     collapsed: bool = False
+    wraps: bool = False  # for sentences in cells
 
     @property
     def caption_html(self) -> str:
@@ -74,7 +75,7 @@ class Table:
                 for name, value in zip(shown, row, strict=True)
             )
             rows.append(f"<tr>{''.join(cells)}</tr>")
-        return f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        return f"<table{' class=wraps' if self.wraps else ''}><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 @dataclass
@@ -124,14 +125,21 @@ class Sources:
         return Table(title, data, self.captions[name], f"snakemake {files[0]}{self.options}", files, collapsed)
 
 
-def render(preset: str, summary: list[str], sections: list[Section], provenance: dict[str, Any]) -> str:
+def render(
+    preset: str,
+    summary: list[str],
+    sections: list[Section],
+    provenance: dict[str, Any],
+    front: Section | None = None,
+) -> str:
     """The report as HTML.
 
     Args:
         preset: name of the preset.
-        summary: sentences for the top of the report.
+        summary: sentences (HTML) for the top of the report.
         sections: in reading order.
         provenance: what `combined_provenance` returns, and `remake`, the command for the whole report.
+        front: the rest of the first page, before the contents.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nonsmooth"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -140,6 +148,7 @@ def render(preset: str, summary: list[str], sections: list[Section], provenance:
     return environment.get_template("report.html.j2").render(
         preset=preset,
         summary=summary,
+        front=front,
         sections=sections,
         provenance=provenance,
         date=datetime.date.today().isoformat(),

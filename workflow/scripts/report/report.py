@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from nonsmooth import plotting
+from nonsmooth import front_page, plotting
 from nonsmooth.cells import CONDITION, SETUP
 from nonsmooth.files import read_json, write_text
 from nonsmooth.joblog import job_log
@@ -28,6 +28,28 @@ RULES = (
     "forms that combination from two pooled outputs in the working precision (<em>composed</em>), which also disturbs "
     "the pooled values; <em>exact</em> keeps the true maximum and changes nothing but the derivative at ties."
 )
+
+
+TESTED = (
+    "Each claim has a decision rule that was fixed before the runs (<code>data/claims/maxpool.yaml</code>). A verdict needs "
+    "significance and the power to see the smallest difference that counts, 10 % of native's error rate unless the configuration says otherwise."
+)
+VERDICTS = (
+    "Differences of final test accuracy are paired by seed. C: published, or about published numbers; F, B, J: parts of the published "
+    "program alone, with R its range and W its width; V: VGG11 with batch norm; M: mitigations."
+)
+PARTS = (
+    "The published program differs from PyTorch's pooling in three ways: the value is composed of two rounded products (F), so is the "
+    "gradient where a window has one maximum (B), and where several tie the gradient follows the hybrid Jacobian (J). Each was switched on and "
+    "off, with the range of the working type and without limits of the exponent."
+)
+KINDS = {
+    "factorial": "Programs",
+    "factorial_effects": "Effects",
+    "programs_by_beta": "Programs against β",
+    "max_activation": "Largest values that enter a pooling",
+}
+RESPONSES = {"test_accuracy": "test accuracy", "diverged": "diverged runs"}
 
 
 def maxpool_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
@@ -51,7 +73,10 @@ def maxpool_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
                   "images that were held out. A pruned trial was stopped because it was below the median of earlier ones.",
                   f"snakemake results/{run}/maxpool/searches.csv{options}", (f"results/{run}/maxpool/searches.csv",),
                   collapsed=True))  # fmt: skip
-    accuracy = Section("Accuracy against β", figures=[sources.figure("accuracy_by_beta", "All conditions")])
+    whole = ["accuracy_by_beta"] if "accuracy_by_beta" in sources.figures else []
+    accuracy = Section(
+        "Accuracy against β", summary_sentences(runs), [sources.figure(stem, "All conditions") for stem in whole]
+    )
     accuracy.figures += [sources.figure(stem, group(stem)) for stem in sources.of("accuracy")]
     accuracy.tables.append(
         sources.table("summary", tables["summary"], "Final accuracy of every condition", collapsed=True)
@@ -61,6 +86,7 @@ def maxpool_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
         sections.append(Section("Ours and published", [published_sentence(tables["published"])],
                                 tables=[sources.table("published", tables["published"],
                                                       "Conditions that were published and run here", collapsed=True)]))  # fmt: skip
+    sections += programs_sections(tables, sources)
     sections += [
         Section(title, figures=[sources.figure(stem, group(stem)) for stem in sources.of(kind)])
         for title, kind in (("Training loss", "loss"), ("Accuracy by epoch", "accuracy_by_epoch"))
@@ -78,6 +104,84 @@ def maxpool_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
         sections.append(zones_chapter.weights_section(sources))
     sections.append(left_out_section(runs, done_experiments(tables, sources)))
     return sections
+
+
+def first_page(tables: dict[str, Any], sources: Sources) -> Section:
+    """The claims that were tested, and the factorial figure."""
+    claims, run = tables["claims"], sources.run
+    paths = tuple(f"figures/{run}/claims.{suffix}" for suffix in ("csv", "md", "tex"))
+    front = Section("What the runs say", [TESTED])
+    front.tables.append(
+        Table("Claims and verdicts", front_page.verdicts(claims, tables["claims_conditions"]), VERDICTS,
+              f"snakemake {paths[0]}{sources.options}", paths, wraps=True))  # fmt: skip
+    left = front_page.not_tested(claims)
+    if left:
+        front.paragraphs.append(
+            f"Not tested in this preset, which lacks their runs: {', '.join(left)} (see <a href='#all-claims'>all claims</a>)."
+        )
+    front.figures += [
+        sources.figure(stem, "Is it the Jacobian or the arithmetic?") for stem in sources.of("factorial")[:1]
+    ]
+    return front
+
+
+def programs_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
+    """What lies between native and the published program, what helps, and every claim."""
+    run, options = sources.run, sources.options
+
+    def group(stem: str) -> str:
+        _, dataset, architecture, optimizer, precision, _ = stem.split("/")
+        return ", ".join(map(plotting.word, (architecture, dataset, optimizer, precision)))
+
+    parts = Section("Is it the Jacobian or the arithmetic?", [PARTS])
+    for kind in ("factorial", "factorial_effects", "programs_by_beta", "max_activation"):
+        parts.figures += [sources.figure(stem, f"{KINDS[kind]}: {group(stem)}") for stem in sources.of(kind)]
+    if "pooling_error" in sources.figures:
+        parts.figures.append(sources.figure("pooling_error", "Errors of the published pooling"))
+    if tables["factorial_effects"] is not None:
+        path = f"results/{run}/maxpool/factorial_effects.csv"
+        parts.tables.append(
+            Table("Effects of the parts", readable_effects(tables["factorial_effects"]), sources.captions["factorial_effects"],
+                  f"snakemake {path}{options}", (path,)))  # fmt: skip
+        path = f"results/{run}/maxpool/factorial.csv"
+        parts.tables.append(
+            Table("Every program", readable_programs(tables["factorial"]), "Means over runs, and differences from native, paired by "
+                  "seed; 95 % t intervals over seeds.", f"snakemake {path}{options}", (path,), collapsed=True))  # fmt: skip
+    helps = Section(
+        "What helps",
+        tables=[sources.table("mitigations", tables["mitigations"], "Mitigations beside native and composed")],
+    )
+    files = tuple(f"figures/{run}/claims.{suffix}" for suffix in ("csv", "md", "tex"))
+    claims = Section("All claims", tables=[
+        Table("Every claim, with its rule", tables["claims_readable"], sources.captions["claims"],
+              f"snakemake {files[0]}{options}", files, collapsed=True, wraps=True)])  # fmt: skip
+    return [*([parts] if parts.figures else []), helps, claims]
+
+
+def readable_effects(effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects on accuracy and on the share of diverged runs, in points, with the factors that vary."""
+    estimates = {
+        name: [f"{100 * row.estimate:+.2f} [{100 * row.low:+.2f}, {100 * row.high:+.2f}]" for row in part.itertuples()]
+        for name, part in effects.groupby("response", sort=False)
+    }
+    first = effects[effects.response == effects.response.iloc[0]].reset_index(drop=True)
+    keys = [name for name in (*CONDITION, "beta") if name in first and first[name].nunique() > 1]
+    return first[[*keys, "design", "effect", "n"]].assign(
+        **{f"{RESPONSES[name]} (points)": values for name, values in estimates.items()}
+    )
+
+
+def readable_programs(cells: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of every program, in percent, with the factors that vary."""
+    keys = [name for name in (*CONDITION, "beta") if name in cells and name != "rule" and cells[name].nunique() > 1]
+    between = [
+        f"[{100 * low:+.2f}, {100 * high:+.2f}]" if pd.notna(low) else ""
+        for low, high in zip(cells.difference_low, cells.difference_high, strict=True)
+    ]
+    return cells[[*keys, "program", "runs", "diverged"]].assign(
+        **{f"{name} (%)": 100 * cells[f"test_accuracy_{name}"] for name in ("mean", "min", "max")},
+        **{"difference (points)": 100 * cells.difference, "95 % interval": between},
+    )
 
 
 def done_experiments(tables: dict[str, Any], sources: Sources) -> set[str]:
@@ -331,11 +435,23 @@ if __name__ == "__main__":
             },
             "zones_readable": {Path(path).stem: read_readable(path) for path in snakemake.input.zone_tables},
             **{name: pd.read_csv(snakemake.input[name], dtype={"beta": str}) for name in ("summary", "published")},
+            **{
+                name: pd.read_csv(snakemake.input[name], keep_default_na=False, na_values=[""])
+                for name in ("claims", "claims_conditions", "mitigations")
+            },
+            "claims_readable": read_readable(snakemake.input.claims_readable),
+            **{
+                name: pd.read_csv(snakemake.input[name][0], keep_default_na=False, na_values=[""])
+                if snakemake.input[name]
+                else None
+                for name in ("factorial", "factorial_effects")
+            },
         }
         text = render(
             run,
-            summary_sentences(runs),
+            front_page.advice(tables["claims"]),
             maxpool_sections(tables, sources),
             {**combined_provenance(records), "remake": f"snakemake{sources.options}"},
+            first_page(tables, sources),
         )
         write_text(snakemake.output[0], text)

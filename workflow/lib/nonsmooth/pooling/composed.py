@@ -115,14 +115,20 @@ def _gradient(
 
 
 def _composed_gradient(grad, is_maximum, count, input, indices, kernel, beta, parts) -> Tensor:
-    """What autodiff makes of the published program: the gradients of both poolings, added."""
+    """What autodiff makes of the published program: the gradients of both poolings, added.
+
+    A window's maxima get one share each, and PyTorch's argmax the rest on top; so everything is computed once per window and then
+    placed. The published program divides by the number of maxima what it multiplied with their mask, so that a NaN's
+    window, which has none, is NaN throughout, and so is what is no maximum where the product overflowed.
+    """
     arithmetic = Arithmetic.of(grad.dtype, parts.wide, parts.unlimited)
     grad = grad.to(arithmetic.computed)
-    shares = arithmetic.round(_spread(arithmetic.times(beta, grad)) * is_maximum / count).reshape(input.shape)
-    # Moved, not computed: every value goes to one place.
-    chosen = arithmetic.times(1 - beta, grad)
-    whole = torch.zeros_like(shares).flatten(-2).scatter(-1, indices.flatten(-2), chosen.flatten(-2)).view_as(shares)
-    return arithmetic.store(arithmetic.round(shares + whole))
+    count = count.squeeze(-1).squeeze(-2)
+    share = arithmetic.round(arithmetic.times(beta, grad) / count).masked_fill(count == 0, torch.nan)
+    chosen = arithmetic.store(arithmetic.round(share + arithmetic.times(1 - beta, grad)))
+    shares = torch.where(is_maximum, _spread(arithmetic.store(share)), _spread(arithmetic.store(0 * share)))
+    shares = shares.reshape(input.shape)
+    return shares.flatten(-2).scatter(-1, indices.flatten(-2), chosen.flatten(-2)).view_as(shares)
 
 
 def _spread(pooled: Tensor) -> Tensor:
