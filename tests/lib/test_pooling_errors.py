@@ -18,7 +18,6 @@ from torch.nn.functional import max_pool2d
 from nonsmooth import training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.images import Images
-from nonsmooth.pooling.windows import round_to_bits as round_to_whole_bits
 from nonsmooth.pooling_errors import (
     COLUMNS,
     Pooling,
@@ -26,7 +25,6 @@ from nonsmooth.pooling_errors import (
     forward_bound,
     layer_errors,
     record_poolings,
-    round_to_bits,
     rounded_error,
 )
 from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS, Precision
@@ -173,22 +171,17 @@ def test_what_is_above_the_bound_is_counted() -> None:
     assert layer_errors(pooling, 10, PRECISIONS["float16"])["above_bound"] == 0
 
 
-@given(st.floats(2.0**-20, 2.0**20), st.integers(2, 24))
+@given(st.floats(2.0**-20, 2.0**20), st.floats(1, 10_000))
 @settings(deadline=None)
-def test_rounding_to_whole_bits(value: float, bits: int) -> None:
-    whole = round_to_whole_bits(torch.tensor([value], dtype=torch.float64), bits)
-    assert round_to_bits(np.array([value, -value]), bits).tolist() == [whole.item(), -whole.item()]
-
-
-@given(st.floats(2.0**-20, 2.0**20), st.floats(-3, 24))
-@settings(deadline=None)
-def test_rounding_to_a_fraction_of_a_bit(value: float, bits: float) -> None:
-    """To the nearest multiple of 2^(floor(log2 v) + 1 - bits), up to the rounding of float64."""
+def test_a_maximum_rounded_to_what_is_left_of_its_bits(value: float, beta: float) -> None:
+    """To the nearest multiple of 2^(floor(log2 v) + 1 - q), with q = 11 - log2(2 beta), up to the rounding of float64."""
     exponent = next(e for e in itertools.count(-21) if 2.0 ** (e + 1) > value)
-    spacing = 2.0 ** (exponent + 1 - bits)
-    (rounded,) = round_to_bits(np.array([value]), bits)
-    assert abs(rounded / spacing - round(rounded / spacing)) <= 2.0**-52 * abs(rounded / spacing)
-    assert abs(rounded - value) <= spacing / 2 + 2.0**-52 * value
+    spacing = 2.0 ** (exponent + 1 - 11) * 2 * beta
+    found = rounded_error(np.array([value]), beta, PRECISIONS["float16"])
+    distances = [
+        abs(k * spacing - value) / value for k in (math.floor(value / spacing), math.floor(value / spacing) + 1)
+    ]
+    assert found == pytest.approx(min(distances), rel=1e-9, abs=2.0**-40)
 
 
 def test_rounding_to_no_bit_leaves_nothing() -> None:

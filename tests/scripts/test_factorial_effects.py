@@ -60,7 +60,7 @@ def test_rows_are_named_and_the_figure_says_what_it_shows(drawn) -> None:
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == [f"{FACTORS[name]}  {name}" if name in FACTORS else name.replace(":", " × ") for name in names]
     runs = plotting.run_count(table.n)
-    what = runs if runs == "1 run" else f"mean and 95 % interval of {runs} of each program"
+    what = runs if runs == "1 run" else f"mean and 95\u00a0% interval of {runs} of each program"
     assert figure.get_suptitle().replace("\n", " ") == f"{plotting.condition_title(CONDITION)}: {what}"
     assert legend(figure) == ["test accuracy", "share of runs that diverge"]
     assert len(data) == len(shown(table))

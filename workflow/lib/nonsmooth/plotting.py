@@ -42,6 +42,8 @@ WORDS = {
     "sgd_clipped": "SGD with clipping",
     "sgd_scaled": "SGD with loss scaling",
 }
+# What was lost: values that are not finite, and what makes them.
+LOST_COLOUR = "#B00020"
 
 # Zones: real differences strong, agreement pale; neighbours in a stack differ in lightness, too.
 CLASS_COLOURS = {

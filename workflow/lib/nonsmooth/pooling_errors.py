@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nonsmooth import training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.pooling import MaxPool2d
+from nonsmooth.pooling.rounded import round_significand
 from nonsmooth.pooling.windows import WIDE
 from nonsmooth.precision import PRECISIONS, Precision
 from nonsmooth.rules import Hybrid
@@ -133,14 +134,8 @@ def rounded_error(maxima: np.ndarray, beta: float, precision: Precision) -> floa
     bits = -math.log2(precision.unit_roundoff)
     if beta < 1 or bits >= 53:
         return math.nan
-    return _mean(relative_errors(round_to_bits(maxima, bits - math.log2(2 * beta)), maxima))
-
-
-def round_to_bits(values: np.ndarray, bits: float) -> np.ndarray:
-    """float64 `values` to the nearest multiple of 2^(floor(log2 abs(v)) + 1 - bits), ties to even; `bits` need not be an integer."""
-    _, exponents = np.frexp(values)  # floor(log2) + 1
-    spacings = 2.0 ** (exponents - bits)
-    return np.rint(values / spacings) * spacings
+    rounded = round_significand(torch.from_numpy(maxima), bits - math.log2(2 * beta))
+    return _mean(relative_errors(rounded.numpy(), maxima))
 
 
 def relative_errors(values: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ def plot(epochs: pd.DataFrame, condition: dict[str, Any], quantity: str, outputs
             if lost:
                 note = f"NaN in some run: β = {'; '.join(dict.fromkeys(lost))}"
                 axis.text(0.5, 1.01, note, transform=axis.transAxes, ha="center", va="bottom", fontsize=8,
-                          color="#B00020")  # fmt: skip
+                          color=plotting.LOST_COLOUR)  # fmt: skip
             axis.set_title(f"{evaluation}, {plotting.word(normalization)}", pad=15)
             axis.set_yscale(drawn.scale)
             axis.set_xlim(0.5, data.epoch.max() + 0.5)

@@ -20,7 +20,6 @@ COLUMNS = [*EXPERIMENT, "program", "seed", "test_accuracy", "diverged"]
 UNLIMITED = "_unlimited"
 # How far a program's runs with an unlimited range are beside its own.
 OFFSET = 0.24
-RED = "#B00020"
 
 
 def plot(runs: pd.DataFrame, group: dict[str, Any], outputs: dict[str, str]) -> None:
@@ -112,7 +111,16 @@ def count_diverged(axis: Axes, runs: pd.DataFrame) -> None:
             if mine.diverged.any():
                 above = offset_copy(axis.get_xaxis_transform(), axis.figure, y=2 + 9 * height, units="points")
                 text = f"{mine.diverged.sum()}/{len(mine)}"
-                axis.text(position, 1, text, transform=above, fontsize=6.5, color=RED, ha="center", va="bottom")
+                axis.text(
+                    position,
+                    1,
+                    text,
+                    transform=above,
+                    fontsize=6.5,
+                    color=plotting.LOST_COLOUR,
+                    ha="center",
+                    va="bottom",
+                )
 
 
 def name_counts(axis: Axes, data: pd.DataFrame) -> None:
@@ -120,7 +128,9 @@ def name_counts(axis: Axes, data: pd.DataFrame) -> None:
     for height, name in enumerate(("diverged", "without overflow")):
         if data[data.is_unlimited == bool(height)].diverged.any():
             above = offset_copy(axis.get_xaxis_transform(), axis.figure, y=2 + 9 * height, units="points")
-            axis.text(-0.75, 1, name, transform=above, fontsize=6.5, color=RED, ha="right", va="bottom")
+            axis.text(
+                -0.75, 1, name, transform=above, fontsize=6.5, color=plotting.LOST_COLOUR, ha="right", va="bottom"
+            )
 
 
 def draw_matrix(axis: Axes, is_first: bool) -> None:

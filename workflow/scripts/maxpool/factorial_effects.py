@@ -46,7 +46,7 @@ def plot(effects: pd.DataFrame, group: dict[str, Any], outputs: dict[str, str]) 
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=plotting.legend_columns(handles, figure))
     runs = plotting.run_count(data.n)
-    what = runs if runs == "1 run" else f"mean and 95 % interval of {runs} of each program"
+    what = runs if runs == "1 run" else f"mean and 95\u00a0% interval of {runs} of each program"
     plotting.set_title(figure, f"{plotting.condition_title(group)}: {what}")
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 

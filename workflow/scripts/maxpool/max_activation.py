@@ -15,7 +15,7 @@ from nonsmooth.precision import PRECISIONS
 from nonsmooth.programs import PROGRAMS
 
 COLUMNS = ["normalization", "program", "beta", "seed", "step", "max_activation"]
-OVERFLOW = {"color": "#B00020", "linewidth": 1.1, "linestyle": (0, (5, 2))}
+OVERFLOW = {"color": plotting.LOST_COLOUR, "linewidth": 1.1, "linestyle": (0, (5, 2))}
 CROSS = {"marker": "x", "markersize": 5, "markeredgewidth": 1.3}
 
 
