@@ -24,7 +24,6 @@ from nonsmooth.factorial import (
     contrasts,
     effects_table,
     experiments,
-    t_interval,
 )
 from nonsmooth.programs import FACTORS, PARTS, PROGRAMS, levels
 from nonsmooth.rules import EVALUATIONS, Evaluation, Hybrid
@@ -245,15 +244,6 @@ def test_other_rules_and_missing_evaluations_are_as_if_not_there() -> None:
     read = pd.concat([runs.assign(evaluation=runs.evaluation.replace("", np.nan)), others], ignore_index=True)
     pd.testing.assert_frame_equal(effects_table(read), effects_table(runs))
     pd.testing.assert_frame_equal(cells_table(read), cells_table(runs))
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
-@settings(deadline=None)
-def test_interval_is_scipys(values: list[float]) -> None:
-    mean, low, high = t_interval(values)
-    found = stats.ttest_1samp(values, 0).confidence_interval() if len(set(values)) > 1 else (mean, mean)
-    assert mean == pytest.approx(statistics.fmean(values), abs=1e-15)
-    assert (low, high) == pytest.approx(tuple(found), abs=1e-12)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

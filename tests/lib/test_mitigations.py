@@ -9,12 +9,11 @@ import statistics
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from scipy import stats
 
 from nonsmooth.cells import CONDITION
-from nonsmooth.mitigations import COLUMNS, compare, interval, mitigation, zone_pair
+from nonsmooth.mitigations import COLUMNS, compare, mitigation, zone_pair
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 
 RULES = ("native", "minimal", "average", "norm-0", "boltzmann-0.1", "strided", "rounded-3.5", "hybrid-1000-composed",
@@ -184,19 +183,3 @@ def test_zone_proportions_are_those_of_the_program_and_the_batch_size() -> None:
     }
     other_relu = compare(runs_of(relu_derivative=1.0), pd.DataFrame(rows))
     assert other_relu.zone_proportion.isna().all()
-
-
-@thorough
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12), st.sampled_from([0.5, 0.9, 0.95]))
-def test_intervals_are_students(values: list[float], confidence: float) -> None:
-    values = np.array(values)
-    low, high = interval(values, confidence)
-    assert low <= values.mean() <= high
-    if len(set(values)) > 1 and values.std() > 1e-12:
-        expected = stats.ttest_1samp(values, 0).confidence_interval(confidence)
-        assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
-
-
-def test_intervals_of_one_value_and_of_equal_values() -> None:
-    assert all(math.isnan(end) for values in ([], [0.5]) for end in interval(np.array(values)))
-    assert interval(np.array([0.25, 0.25, 0.25])) == (0.25, 0.25)

@@ -32,6 +32,7 @@ from nonsmooth.statistics import (
     interval_of_share,
     judge,
     judge_count,
+    t_interval,
     t_power,
     welch_interval,
 )
@@ -386,3 +387,19 @@ def test_a_significant_condition_without_power_does_not_count() -> None:
 def test_what_cannot_be_combined(verdicts: list[Verdict], quantifier: str) -> None:
     with pytest.raises(ValueError, match="'every' or 'some'"):
         combine(verdicts, quantifier)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
+@settings(deadline=None)
+def test_the_mean_and_its_interval_for_tables_are_scipys(values: list[float]) -> None:
+    mean, low, high = t_interval(values)
+    assert mean == pytest.approx(np.mean(values), abs=1e-15)
+    expected = stats.ttest_1samp(values, 0).confidence_interval() if len(set(values)) > 1 else (mean, mean)
+    assert (low, high) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_tables_have_no_interval_of_one_value_and_no_mean_of_none() -> None:
+    assert t_interval([0.5])[0] == 0.5
+    assert all(np.isnan(t_interval([0.5])[1:]))
+    assert all(np.isnan(t_interval([])))
+    assert t_interval([0.25] * 3) == (0.25, 0.25, 0.25)

@@ -19,7 +19,9 @@ rule claims_judge:
         pooling_errors=["results/{run}/maxpool/pooling_errors.csv"] if "pooling_errors" in config["maxpool"] else [],
         published=["data/published/training.csv", "data/published/zones.csv"],
         code=source("scripts/claims/claims_judge.py", "schemas/claims.schema.yaml")
-        + library("claims", "statistics", "schema", "published", "rules", "cells", "zones/tables", "tables"),
+        + library(
+            "claims", "statistics", "schema", "published", "programs", "rules", "cells", "zones/tables", "tables"
+        ),
     output:
         results="results/{run}/claims.csv",
         conditions="results/{run}/claims_conditions.csv",

@@ -36,7 +36,7 @@ if FACTORIAL_GROUPS:
     rule maxpool_factorial_tables:
         input:
             runs="results/{run}/maxpool/runs.csv",
-            code=source("scripts/maxpool/factorial_tables.py") + library("factorial", "programs", "rules"),
+            code=source("scripts/maxpool/factorial_tables.py") + library("factorial", "programs", "rules", "statistics"),
         output:
             cells="results/{run}/maxpool/factorial.csv",
             effects="results/{run}/maxpool/factorial_effects.csv",
@@ -53,7 +53,7 @@ if FACTORIAL_GROUPS:
     rule maxpool_factorial:
         input:
             runs="results/{run}/maxpool/runs.csv",
-            code=program_plot_code("factorial", "factorial"),
+            code=program_plot_code("factorial", "factorial", "statistics"),
         output:
             **program_figure_files("factorial"),
         log:

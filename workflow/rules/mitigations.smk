@@ -6,7 +6,9 @@ rule maxpool_mitigations:
         runs="results/{run}/maxpool/runs.csv",
         proportions=["results/{run}/maxpool/zone_tables/proportions.csv"] if ZONE_CELLS else [],
         code=source("scripts/maxpool/mitigations.py")
-        + library("mitigations", "rules", "tables", "plotting", "datasets/__init__", "architectures/__init__"),
+        + library(
+            "mitigations", "rules", "statistics", "tables", "plotting", "datasets/__init__", "architectures/__init__"
+        ),
     output:
         **table_files("mitigations", "what helps"),
         table="results/{run}/maxpool/mitigations.csv",

@@ -23,6 +23,7 @@ from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.cells import SETUP, ZONE_CONDITION
 from nonsmooth.datasets import DATASETS
 from nonsmooth.precision import PRECISIONS
+from nonsmooth.programs import PROGRAMS
 from nonsmooth.rules import EVALUATIONS, number
 from nonsmooth.schema import first_problem, strict_validator
 from nonsmooth.statistics import DECISIONS, FAILS, HOLDS, UNDECIDABLE, Target, Verdict, combine, judge, judge_count
@@ -316,11 +317,7 @@ def _divergence(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Ju
 
 
 # The programs of the factorial experiment, by the levels of F, B and J.
-_PROGRAMS = {(False, False, False): "native"} | {
-    (parts.forward, parts.backward, parts.jacobian): name
-    for name, parts in EVALUATIONS.items()
-    if not (parts.unlimited or parts.wide or parts.wide_forward)
-}
+_PROGRAMS = {(parts.forward, parts.backward, parts.jacobian): name for name, parts in PROGRAMS.items()}
 
 
 def _factorial(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Judged]:

@@ -6,25 +6,23 @@ computed seed by seed, and their spread over seeds gives the interval. A run tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from nonsmooth.cells import SETUP
 from nonsmooth.programs import PROGRAMS, at, levels
 from nonsmooth.rules import EVALUATIONS
+from nonsmooth.statistics import t_interval
 
 # What tells one experiment from another; native, which has no beta, is in those of every beta.
 EXPERIMENT = (*SETUP, "relu_derivative", "beta")
 # The factors that are crossed; see `programs.levels`.
 DESIGNS = ("F,B,J", "F,B,J,R", "F,B,J,W")
 RESPONSES = ("test_accuracy", "diverged")
-CONFIDENCE = 0.95
 
 # Every program that the five factors describe, by name. A pooling in float32 altogether is another one.
 CROSSED = {**PROGRAMS, **{name: found for name, found in EVALUATIONS.items() if not found.wide_forward}}
@@ -127,13 +125,3 @@ def contrasts(factors: Sequence[str]) -> dict[str, np.ndarray]:
         ":".join(factors[i] for i in subset): signs[:, subset].prod(axis=1) / 2 ** (len(factors) - 1)
         for subset in chosen
     }
-
-
-def t_interval(values: Sequence[float] | pd.Series | np.ndarray) -> tuple[float, float, float]:
-    """Mean of independent values with its 95 % interval by Student's t; the interval of one value is NaN."""
-    values = np.asarray(values, float)
-    mean, count = float(values.mean()), len(values)
-    if count == 1:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(ddof=1) / math.sqrt(count))
-    return mean, mean - half, mean + half

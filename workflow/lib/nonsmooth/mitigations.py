@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from nonsmooth.rules import Hybrid, Native, Norm, Rounded, has_choice, parse_rule
+from nonsmooth.statistics import t_interval
 
 # What is compared with native pooling under plain SGD of the same.
 CONDITION = ("dataset", "architecture", "normalization", "precision", "relu_derivative")
@@ -89,21 +89,8 @@ def _difference(mine: pd.DataFrame, native: pd.DataFrame) -> dict[str, float]:
     """Accuracy less native's over common seeds, whose runs start from the same weights and see the same batches."""
     pairs = mine.merge(native, on="seed", suffixes=("", "_native"))
     differences = pairs.test_accuracy - pairs.test_accuracy_native
-    low, high = interval(differences.to_numpy())
-    return {
-        "pairs": len(pairs),
-        "difference": differences.mean(),
-        "difference_low": low,
-        "difference_high": high,
-    }
-
-
-def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of `values` (n,): NaN for fewer than two, a point where all are equal."""
-    if len(values) < 2:
-        return np.nan, np.nan
-    half = student.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return values.mean() - half, values.mean() + half
+    mean, low, high = t_interval(differences)
+    return {"pairs": len(pairs), "difference": mean, "difference_low": low, "difference_high": high}
 
 
 def _zone_proportion(run: pd.Series, proportions: pd.DataFrame | None) -> float:

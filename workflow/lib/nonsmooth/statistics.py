@@ -134,6 +134,15 @@ def interval(values: Sequence[float], confidence: float = 0.95, is_bimodal: bool
     return (_SignFlip if is_bimodal else _StudentT)(values).interval((1 - confidence) / 2)
 
 
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """The mean of independent values and its two-sided interval by Student's t, for tables: NaN where there are fewer than two
+    values, and for none a mean that is NaN, too."""
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else nan), nan, nan
+    return float(values.mean()), *interval(values, confidence)
+
+
 def interval_of_share(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Clopper and Pearson's exact interval of the probability of which `count` of `n` is a sample."""
     return _Counts(count, n).interval((1 - confidence) / 2)
