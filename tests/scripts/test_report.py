@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from snakemake.cli import parse_config
 
-from nonsmooth import maxpool, plotting
+from nonsmooth import claims, factorial, front_page, maxpool, mitigations, plotting
 from nonsmooth.files import write_json
 from nonsmooth.precision import PRECISIONS
 
@@ -23,6 +23,9 @@ from .conftest import OTHER, ROOT, Study, composed_diverges, load, no_cell_diver
 report = load("report/report")
 tables = load("maxpool/tables")
 learning_rates = load("maxpool/learning_rates")
+claims_judge = load("claims/claims_judge")
+mitigations_script = load("maxpool/mitigations")
+CLAIMS = claims.read(ROOT / "data/claims/maxpool.yaml")
 FACTORS = {
     "precision": ["float16", "mixed16"],
     "seed": [0, 1],
@@ -51,7 +54,7 @@ class Page:
 
     def table(self, title: str) -> list[list[str]]:
         """Header and rows of the table with a title."""
-        (found,) = re.findall(rf"(?:<h3>|<summary>){re.escape(title)}.*?<table>(.*?)</table>", self.source, re.DOTALL)
+        (found,) = re.findall(rf"(?:<h3>|<summary>){re.escape(title)}.*?<table[^>]*>(.*?)</table>", self.source, re.DOTALL)
         return [
             [plain(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
             for row in re.findall(r"<tr>(.*?)</tr>", found)
@@ -89,6 +92,18 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
         for name, headings in (("summary", tables.SUMMARY), ("published", tables.PUBLISHED)):
             table = tables.readable(tables.read(str(results / f"{name}.csv")), headings)
             table.to_csv(figures / f"{name}.csv", index=False)
+        judged, conditions = claims.evaluate(CLAIMS, claims.Tables(runs=made.runs), claims.Settings())
+        judged.to_csv(results.parent / "claims.csv", index=False)
+        conditions.to_csv(results.parent / "claims_conditions.csv", index=False)
+        claims_judge.readable(judged).to_csv(figures.parent / "claims.csv", index=False)
+        helped = mitigations.compare(made.runs)
+        mitigations_script.readable(helped).to_csv(figures / "mitigations.csv", index=False)
+        factorials = {
+            "factorial": factorial.cells_table(made.runs),
+            "factorial_effects": factorial.effects_table(made.runs),
+        }
+        for name, table in factorials.items():
+            table.to_csv(results / f"{name}.csv", index=False)
         for name, table in (("ties", ties), ("searches", searches)):
             if table is not None:
                 table.to_csv(results / f"{name}.csv", index=False)
@@ -102,10 +117,15 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
                 "searches": [str(results / "searches.csv")] if searches is not None else [],
                 "costs": str(results / "costs.csv"),
                 "ties": [str(results / "ties.csv")] if ties is not None else [],
+                "claims": str(results.parent / "claims.csv"),
+                "claims_conditions": str(results.parent / "claims_conditions.csv"),
+                "claims_readable": str(figures.parent / "claims.csv"),
+                "mitigations": str(figures / "mitigations.csv"),
+                **{name: [str(results / f"{name}.csv")] if len(table) else [] for name, table in factorials.items()},
                 "zone_results": [],
                 "zone_tables": [],
                 "records": made.files.records,
-                "captions": [str(path) for path in (ROOT / "workflow/report/maxpool").glob("*.rst")],
+                "captions": [str(path) for path in (ROOT / "workflow/report").rglob("*.rst")],
             },
             output=["figures/tiny/report.html"],
             wildcards={"run": "tiny"},
@@ -219,8 +239,8 @@ def test_figures_are_in_their_chapters_with_how_to_remake_them(study, write_repo
         assert f"Remake: snakemake {path}.pdf --configfile 'config/presets/my own.yaml'" in chapter
         assert f"plotted data: {path}.csv" in chapter
     assert page.text.count(f"LeNet-5 on {DIGITS}, SGD, mixed16") == 3
-    assert list(page.sections) == ["What was asked", "What was run", "Accuracy against β", "Training loss",
-                                   "Accuracy by epoch", "What diverged", "Where the ties are",
+    assert list(page.sections) == ["What the runs say", "What was asked", "What was run", "Accuracy against β", "What helps", "All claims",
+                                   "Training loss", "Accuracy by epoch", "What diverged", "Where the ties are",
                                    "What this preset left out", "Versions and machine"]  # fmt: skip
     assert "Remake everythingsnakemake --configfile 'config/presets/my own.yaml'" in page.text
 
@@ -265,7 +285,7 @@ def test_figures_of_another_relu_say_so(study, write_report) -> None:
 def test_what_was_published_is_a_chapter_with_every_number(study, write_report) -> None:
     made = study(composed_diverges, **FACTORS, is_published=True)
     page = write_report(made)
-    assert list(page.sections)[3] == "Ours and published"
+    assert list(page.sections)[4] == "Ours and published"
     header, *rows = page.table("Conditions that were published and run here")
     assert header == list(tables.PUBLISHED.values())
     assert len(rows) == len(made.published) == 2 * 2 * 5
@@ -510,3 +530,44 @@ def test_rates_are_told_apart(study) -> None:
         for dataset in ("mnist_5k", "fashion_mnist")
         for normalization in ("none", "batch_norm")
     )
+
+
+PROGRAMS = ["native", *(f"hybrid-1000-{name}" for name in ("exact", "composed", "forward", "backward", "forward_backward",
+                                                           "forward_jacobian", "backward_jacobian"))]  # fmt: skip
+
+
+def test_the_first_page_has_the_verdicts_the_figure_and_three_sentences(study, write_report) -> None:
+    stems = [
+        *STEMS,
+        "factorial/mnist_5k/lenet5/sgd/float16/relu-0",
+        "factorial_effects/mnist_5k/lenet5/sgd/float16/relu-0",
+    ]
+    made = study(composed_diverges, precision=["float16"], seed=range(6), rule=PROGRAMS)
+    page = write_report(made, stems=stems)
+    judged, conditions = claims.evaluate(CLAIMS, claims.Tables(runs=made.runs), claims.Settings())
+    before = page.source[: page.source.index("<nav")]
+    header, *rows = page.table("Claims and verdicts")
+    tested = judged[judged.verdict != claims.NOT_TESTED]
+    assert header == ["claim", "sentence", "verdict", "numbers", "judged on"]
+    assert [(row[0], row[2]) for row in rows] == [
+        (claim, front_page.MARKS[verdict]) for claim, verdict in zip(tested.claim, tested.verdict, strict=True)
+    ]
+    assert {"C6b", "F1000", "FJ1000"} <= {row[0] for row in rows}
+    (diverging,) = [row for row in rows if row[0] == "C6b"]
+    assert diverging[2:] == ["✓ holds", "12 of 12 runs diverged; 2 conditions: 2 hold", f"LeNet-5 on {DIGITS}"]
+    left = judged.claim[judged.verdict == claims.NOT_TESTED]
+    assert f"Not tested in this preset, which lacks their runs: {', '.join(left)} (see all claims)." in plain(before)
+    assert all(plain(sentence) in plain(before) for sentence in front_page.advice(judged))
+    assert base64.b64encode(f"<svg>{stems[-2]}</svg>".encode()).decode() in before
+
+    header, *rows = page.table("Effects of the parts")
+    effects = factorial.effects_table(made.runs)
+    assert header == ["normalization", "design", "effect", "n", "test accuracy (points)", "diverged runs (points)"]
+    assert len(rows) == len(effects) / 2 == 2 * 7
+    chosen = effects[(effects.normalization == "none") & (effects.effect == "F:J")].set_index("response")
+    (shown,) = [row for row in rows if row[0] == "without batch norm" and row[2] == "F:J"]
+    for column, response in ((4, "test_accuracy"), (5, "diverged")):
+        found = 100 * chosen.loc[response, ["estimate", "low", "high"]].astype(float)
+        assert shown[column] == f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    _, *rows = page.table("Every program")
+    assert len(rows) == 2 * 8

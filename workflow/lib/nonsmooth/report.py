@@ -136,7 +136,7 @@ def render(
 
     Args:
         preset: name of the preset.
-        summary: sentences (HTML) for the top of the report.
+        summary: sentences for the top of the report.
         sections: in reading order.
         provenance: what `combined_provenance` returns, and `remake`, the command for the whole report.
         front: the rest of the first page, before the contents.

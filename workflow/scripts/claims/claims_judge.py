@@ -50,8 +50,8 @@ def readable(judged: pd.DataFrame) -> pd.DataFrame:
             "n": judged.apply(span, axis="columns", args=("n", ".0f")),
             "n needed": needed,
             "means": judged.apply(span, axis="columns", args=("mean", ".3g")),
-            "test": judged.test.fillna(""),
-            "judged on": judged.judged_on.fillna(""),
+            "test": judged.test.astype(object).fillna(""),
+            "judged on": judged.judged_on.astype(object).fillna(""),
             "not run here": judged.missing,
         }
     )
