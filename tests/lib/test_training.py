@@ -902,6 +902,7 @@ def test_config_hash_sees_every_field_setting_and_version(
         "adam_eps": 1e-8,
         "augmentation": "crop_flip",
         "train_split": "extra",
+        "clip_norm": 0.5,
     }
     assert list(other) == [field.name for field in fields(TrainingCell)]
 

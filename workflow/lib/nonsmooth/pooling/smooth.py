@@ -13,9 +13,6 @@ from torch import Tensor
 
 from nonsmooth.pooling.windows import WIDE, Geometry, round_once, tiled
 
-# The dimensions of `tiled` that are a window.
-INSIDE = (-3, -1)
-
 
 def average_pool2d(input: Tensor, geometry: Geometry) -> Tensor:
     """PyTorch's average pooling, in which padding does not count. Raises ValueError for dilation, which that has not."""
@@ -29,35 +26,36 @@ def average_pool2d(input: Tensor, geometry: Geometry) -> Tensor:
 @torch.library.custom_op("nonsmooth::boltzmann_pool2d", mutates_args=())
 def boltzmann_pool2d(input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     largest, below, weights = _weighted(input, kernel, temperature)
-    return _pooled(largest, _product(weights, below).sum(dim=INSIDE, keepdim=True), input)
+    return _pooled(largest, _product(weights, below).sum(dim=0), input)
 
 
 @torch.library.custom_op("nonsmooth::boltzmann_pool2d_backward", mutates_args=())
 def boltzmann_pool2d_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     _, below, weights = _weighted(input, kernel, temperature)
-    mean = _product(weights, below).sum(dim=INSIDE, keepdim=True)
-    return _gradient(grad, _product(weights, 1 + (below - mean) / temperature), input)
+    mean = _product(weights, below).sum(dim=0)
+    return _gradient(grad, _product(weights, 1 + (below - mean) / temperature), input, kernel)
 
 
 @torch.library.custom_op("nonsmooth::logsumexp_pool2d", mutates_args=())
 def logsumexp_pool2d(input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     largest, below = _below_largest(input, kernel)
     # Of 1 less than the exponentials, so that nothing cancels at a high temperature, where all are close to 1.
-    mean = (below / temperature).expm1().mean(dim=INSIDE, keepdim=True)
+    mean = (below / temperature).expm1().mean(dim=0)
     return _pooled(largest, temperature * mean.log1p(), input)
 
 
 @torch.library.custom_op("nonsmooth::logsumexp_pool2d_backward", mutates_args=())
 def logsumexp_pool2d_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     _, _, weights = _weighted(input, kernel, temperature)
-    return _gradient(grad, weights, input)
+    return _gradient(grad, weights, input, kernel)
 
 
 def _below_largest(input: Tensor, kernel: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The maximum of each window, and the tiled values less that: not a number at infinities where the maximum is one."""
-    # Contiguous, so that sums have one order whatever the layout.
-    values = tiled(input.to(WIDE).contiguous(), kernel)
-    largest = values.amax(dim=INSIDE, keepdim=True)
+    """The maximum of each window, and the values less that, with the positions in a window as dimension 0: not a number at
+    infinities where the maximum is one."""
+    # In this layout sums are fast, and have one order whatever the layout of the input.
+    values = tiled(input.to(WIDE), kernel).movedim((-3, -1), (0, 1)).contiguous().flatten(0, 1)
+    largest = values.amax(dim=0)
     return largest, values - largest
 
 
@@ -65,7 +63,7 @@ def _weighted(input: Tensor, kernel: Sequence[int], temperature: float) -> tuple
     """`_below_largest`, and weights exp(x / T) divided by their sum, all of a window NaN where its maximum is not finite."""
     largest, below = _below_largest(input, kernel)
     exponentials = (below / temperature).exp()
-    return largest, below, exponentials / exponentials.sum(dim=INSIDE, keepdim=True)
+    return largest, below, exponentials / exponentials.sum(dim=0)
 
 
 def _product(weights: Tensor, factors: Tensor) -> Tensor:
@@ -74,15 +72,14 @@ def _product(weights: Tensor, factors: Tensor) -> Tensor:
 
 
 def _pooled(largest: Tensor, shift: Tensor, input: Tensor) -> Tensor:
-    """The maximum plus `shift`, without the dimensions of a window, rounded to the type of `input`; an infinite maximum stays."""
-    result = torch.where(largest.isinf(), largest, largest + shift)
-    return round_once(result.squeeze(-1).squeeze(-2), input.dtype)
+    """The maximum plus `shift`, rounded to the type of `input`; an infinite maximum stays."""
+    return round_once(torch.where(largest.isinf(), largest, largest + shift), input.dtype)
 
 
-def _gradient(grad: Tensor, slope: Tensor, input: Tensor) -> Tensor:
-    """`grad` times the tiled derivative `slope`, rounded to the type of `input` and laid out like it."""
-    product = grad.to(WIDE)[..., :, None, :, None] * slope
-    result = round_once(product.reshape(input.shape), input.dtype)
+def _gradient(grad: Tensor, slope: Tensor, input: Tensor, kernel: Sequence[int]) -> Tensor:
+    """`grad` times the derivative `slope`, rounded to the type of `input`, in its place there and laid out like it."""
+    product = round_once(grad.to(WIDE) * slope, input.dtype)
+    result = product.unflatten(0, tuple(kernel)).movedim((0, 1), (-3, -1)).reshape(input.shape)
     return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
 
 
