@@ -542,7 +542,8 @@ def test_the_first_page_has_the_verdicts_the_figure_and_three_sentences(study, w
         "factorial/mnist_5k/lenet5/sgd/float16/relu-0",
         "factorial_effects/mnist_5k/lenet5/sgd/float16/relu-0",
     ]
-    made = study(composed_diverges, precision=["float16"], seed=range(6), rule=PROGRAMS)
+    made = study(lambda cell: 2 if cell.rule == "hybrid-1000-composed" else None, precision=["float16"], seed=range(6),
+                 rule=PROGRAMS)  # fmt: skip
     page = write_report(made, stems=stems)
     judged, conditions = claims.evaluate(CLAIMS, claims.Tables(runs=made.runs), claims.Settings())
     before = page.source[: page.source.index("<nav")]
