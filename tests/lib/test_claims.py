@@ -582,6 +582,11 @@ BAD = {
         {"where": {"precision": "float16"}},
         "where.precision: expected a list, got 'float16'",
     ),
+    "a program that there is not": (
+        {"where": {"program": ["composedd"]}},
+        "where.program: unknown pooling rule 'composedd'; expected one of ",
+    ),
+    "a reference that there is not": ({"against": {"program": "nativ"}}, "against.program: unknown "),
     "an empty list": ({"where": {"beta": []}}, "where.beta: the list is empty; give at least one entry"),
     "a column of the zones": ({"where": {"batch_size": [64]}}, "where.batch_size: unknown key; allowed: "),
     "a reference without a program": ({"against": {"optimizer": "sgd"}}, "against.program: missing, and required"),

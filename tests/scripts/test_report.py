@@ -54,7 +54,9 @@ class Page:
 
     def table(self, title: str) -> list[list[str]]:
         """Header and rows of the table with a title."""
-        (found,) = re.findall(rf"(?:<h3>|<summary>){re.escape(title)}.*?<table[^>]*>(.*?)</table>", self.source, re.DOTALL)
+        (found,) = re.findall(
+            rf"(?:<h3>|<summary>){re.escape(title)}.*?<table[^>]*>(.*?)</table>", self.source, re.DOTALL
+        )
         return [
             [plain(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
             for row in re.findall(r"<tr>(.*?)</tr>", found)

@@ -20,7 +20,7 @@ import yaml
 
 from nonsmooth import published
 from nonsmooth.architectures import ARCHITECTURES
-from nonsmooth.cells import SETUP, ZONE_CONDITION
+from nonsmooth.cells import SETUP, ZONE_CONDITION, Program
 from nonsmooth.datasets import DATASETS
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.programs import PROGRAMS
@@ -32,6 +32,9 @@ SCHEMA = Path(__file__).resolve().parents[2] / "schemas/claims.schema.yaml"
 
 NOT_TESTED = "not tested in this preset"
 VERDICTS = (HOLDS, FAILS, UNDECIDABLE, NOT_TESTED)
+
+# The program of every rule `rounded-<bits>`, which stands at the beta whose composed pooling has so many bits.
+ROUNDED = "rounded"
 
 # What tells one condition from another, by the table that it is in.
 RUN_CONDITION = (*SETUP, "relu_derivative", "program", "beta")
@@ -141,6 +144,8 @@ def read(path: str | Path) -> list[Claim]:
             problem = "id: is there twice; each claim has its own"
         if problem is None and "between" in entry and not _is_region(*entry["between"]):
             problem = f"between: {entry['between']!r} must be in increasing order and leave something out"
+        if problem is None:
+            problem = _unknown_program(entry)
         if problem is not None:
             raise ClaimsError(f"{where}: {problem}")
         claims[name] = Claim(**{**entry, "between": tuple(entry.get("between", ()))})
@@ -153,6 +158,20 @@ def _validator() -> Any:
     for key, names in {"dataset": DATASETS, "architecture": ARCHITECTURES}.items():
         schema["$defs"][key] = {"enum": list(names)}
     return strict_validator(schema)
+
+
+def _unknown_program(entry: dict[str, Any]) -> str | None:
+    """What is wrong with the first program that is no evaluation, no rule, no pair of a rule and a ReLU, and no pattern."""
+    named = [("where.program", name) for name in entry["where"].get("program", [])]
+    named += [("against.program", entry["against"]["program"])] if "program" in entry.get("against", {}) else []
+    for key, name in named:
+        if name in EVALUATIONS or name == ROUNDED or "*" in name:
+            continue
+        try:
+            Program.parse(name)
+        except ValueError as error:
+            return f"{key}: {error}"
+    return None
 
 
 def _is_region(low: float, high: float) -> bool:
@@ -247,16 +266,16 @@ def with_programs(runs: pd.DataFrame) -> pd.DataFrame:
     evaluation = runs.evaluation.astype(object).fillna("")
     program = evaluation.where(evaluation != "", runs.rule)
     beta = runs.beta.astype(float)
-    is_rounded = runs.rule.str.startswith("rounded-")
+    is_rounded = runs.rule.str.startswith(f"{ROUNDED}-")
     if is_rounded.any():
         chosen = runs[is_rounded]
         beta[is_rounded] = [_beta_of_rounding(*pair) for pair in zip(chosen.rule, chosen.precision, strict=True)]
-        program = program.mask(is_rounded, "rounded")
+        program = program.mask(is_rounded, ROUNDED)
     return runs.assign(program=program, beta=beta)
 
 
 def _beta_of_rounding(rule: str, precision: str) -> float:
-    bits = float(rule.removeprefix("rounded-"))
+    bits = float(rule.removeprefix(f"{ROUNDED}-"))
     return float(f"{2 ** (-log2(PRECISIONS[precision].unit_roundoff) - bits - 1):.3g}")
 
 
@@ -394,7 +413,7 @@ class _Pair:
 
 
 def _has_beta(program: str) -> bool:
-    return program in EVALUATIONS or program == "rounded"
+    return program in EVALUATIONS or program == ROUNDED
 
 
 def _runs(runs: pd.DataFrame, identity: dict[str, Any]) -> pd.DataFrame:
