@@ -547,7 +547,7 @@ def test_the_first_page_has_the_verdicts_the_figure_and_three_sentences(study, w
     made = study(lambda cell: 2 if cell.rule == "hybrid-1000-composed" else None, precision=["float16"], seed=range(6),
                  rule=PROGRAMS)  # fmt: skip
     page = write_report(made, stems=stems)
-    judged, conditions = claims.evaluate(CLAIMS, claims.Tables(runs=made.runs), claims.Settings())
+    judged, _ = claims.evaluate(CLAIMS, claims.Tables(runs=made.runs), claims.Settings())
     before = page.source[: page.source.index("<nav")]
     header, *rows = page.table("Claims and verdicts")
     tested = judged[judged.verdict != claims.NOT_TESTED]
