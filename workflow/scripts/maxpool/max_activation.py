@@ -35,9 +35,11 @@ def plot(activations: pd.DataFrame, group: dict[str, Any], outputs: dict[str, st
         figsize=(max(5.0, 0.9 + 2.4 * len(betas)), 1.3 + 2.2 * len(normalizations)),
     )  # fmt: skip
     axes[0, 0].set_yscale("log")
+    axes[0, 0].set_xscale("log")  # most of it happens in the first steps
     axes[0, 0].set_ylim(*limits)
     for set_formatter in (axes[0, 0].yaxis.set_major_formatter, axes[0, 0].yaxis.set_minor_formatter):
         set_formatter(LogFormatter())
+    axes[0, 0].xaxis.set_major_formatter(LogFormatter())
     for row, normalization in enumerate(normalizations):
         for column, beta in enumerate(betas):
             axis = axes[row, column]
@@ -64,13 +66,14 @@ def plot(activations: pd.DataFrame, group: dict[str, Any], outputs: dict[str, st
     if overflows:
         handles.append(plt.Line2D([], [], label="F overflows above", **OVERFLOW))
     figure.legend(handles=handles, loc="outside lower center", ncols=plotting.legend_columns(handles, figure))
-    runs = plotting.run_count(data.groupby(["normalization", "beta", "program"]).seed.nunique())
+    runs = plotting.run_count(data.runs)
     plotting.set_title(figure, f"{plotting.condition_title(group)}: {runs} of each program, a line each")
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
 
 
 def choose(activations: pd.DataFrame) -> pd.DataFrame:
-    """The finite rows of the programs' runs, native's at every beta; `is_end` marks the last one of a run that was lost.
+    """The finite rows of the programs' runs, native's at every beta; `is_end` marks the last one of a run that was lost, and `runs`
+    counts those of the program, also if one has no finite row.
 
     A run is lost where a value is not finite, or where it stops before the others do.
     """
@@ -83,6 +86,7 @@ def choose(activations: pd.DataFrame) -> pd.DataFrame:
 
     run = ["normalization", "program", "beta", "seed"]
     rows = rows.sort_values([*run, "step"], ignore_index=True)
+    rows["runs"] = rows.groupby(run[:-1]).seed.transform("nunique")
     is_finite = np.isfinite(rows.max_activation).groupby([rows[name] for name in run]).cummin()
     finite = rows[is_finite]
     last = finite.groupby(run).step.transform("max")
