@@ -46,10 +46,10 @@ def numbers(claim: pd.DataFrame, *rows: dict) -> str:
         (
             {"measure": "divergence", "verdict": UNDECIDABLE, "holding": 0, "undecided": 1, "runs_needed": 5.0},
             [{"n": 3, "diverged": 3}],
-            "3 of 3 runs diverged; would take 5 runs",
+            "3 of 3 runs diverged; would take about 5 runs",
         ),
         ({"verdict": UNDECIDABLE, "runs_needed": np.inf}, [{"mean": 0.0, "n": 2}],
-         "+0.00 points (n = 2); would take more than 1,000 runs"),
+         "+0.00 points (n = 2); would take more than 500 runs"),
         ({"measure": "zone_share"}, [{"mean": 0.486, "n": 3}], "48.6 % of minibatches (n = 3)"),
         ({"measure": "error_law"}, [{"mean": -0.62, "n": 5}], "-0.62 bits (n = 5)"),
     ],
@@ -75,9 +75,7 @@ def test_networks_are_said_once() -> None:
 
 
 def advice(**verdicts: str) -> list[str]:
-    given = dict.fromkeys(ADVISING, NOT_TESTED) | {
-        name.replace("_", "-"): value for name, value in verdicts.items()
-    }
+    given = dict.fromkeys(ADVISING, NOT_TESTED) | {name.replace("_", "-"): value for name, value in verdicts.items()}
     return front_page.advice(pd.DataFrame({"claim": list(given), "verdict": list(given.values())}))
 
 
@@ -92,11 +90,17 @@ def test_there_are_three_sentences_whatever_the_verdicts() -> None:
     assert len(seen) == 3 * len(VERDICTS)
 
 
-def test_advice_claims_harm_only_where_it_was_decided() -> None:
+def test_the_arithmetic_is_blamed_only_where_it_was_told_apart() -> None:
+    """Harm by the published program, which has the Jacobian, too, is said of that program."""
+    _, alone, _ = advice(F1000=HOLDS, C6a=UNDECIDABLE)
+    assert "the rounded value alone harms training" in alone
+    _, not_alone, _ = advice(F1000=FAILS, C6a=HOLDS, C6b=HOLDS)
+    assert "did not by itself harm" in not_alone
+    assert "C6a" not in not_alone
+    _, together, _ = advice(F1000=UNDECIDABLE, C6a=HOLDS, C6b=FAILS)
+    assert "the published program does, which harms training (C6a): whether its rounding alone harms" in together
     _, nothing, _ = advice(F1000=UNDECIDABLE, C6a=FAILS, C6b=NOT_TESTED)
-    assert "no harm was decided" in nothing
-    _, harm, _ = advice(F1000=HOLDS, C6a=UNDECIDABLE, C6b=HOLDS)
-    assert "it harms training (F1000, C6b)" in harm
+    assert "which harms" not in nothing
     assert "subdifferential" not in advice(J1000=UNDECIDABLE)[0]
     assert "(J10000)" in advice(J1000=UNDECIDABLE, J10000=HOLDS)[0]
 

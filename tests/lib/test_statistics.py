@@ -267,11 +267,13 @@ def test_one_run_says_nothing() -> None:
     assert judge([-100.0], DECISIONS["lower"](1.0), is_bimodal=True).runs_needed == 5
 
 
-def test_equal_differences_are_certain() -> None:
-    assert judge([0.0, 0.0], DECISIONS["equivalent"](1.0)).verdict == HOLDS
-    assert judge([-2.0, -2.0], DECISIONS["equivalent"](1.0)).verdict == FAILS
-    at_the_end = judge([1.0, 1.0], DECISIONS["equivalent"](1.0))
-    assert (at_the_end.verdict, at_the_end.runs_needed) == (UNDECIDABLE, INF)
+def test_equal_differences_say_nothing_of_a_spread() -> None:
+    """Signs are flipped, so that they need as many runs as where runs diverged."""
+    for n, verdicts in ((2, (UNDECIDABLE, UNDECIDABLE)), (5, (HOLDS, UNDECIDABLE)), (6, (HOLDS, FAILS))):
+        found = [judge([value] * n, DECISIONS["equivalent"](1.0)) for value in (0.0, -2.0)]
+        assert tuple(each.verdict for each in found) == verdicts
+        assert {each.test for each in found} == {"sign flips"}
+    assert judge([1.0] * 6, DECISIONS["equivalent"](1.0)).verdict == UNDECIDABLE
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(3, UNDECIDABLE), (4, UNDECIDABLE), (5, HOLDS), (6, HOLDS)])

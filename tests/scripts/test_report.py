@@ -80,6 +80,7 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
         ties: pd.DataFrame | None = TIES,
         searches: pd.DataFrame | None = None,
         stems: Sequence[str] = STEMS,
+        layers: Path | None = None,
     ) -> Page:
         results, figures = Path("results/tiny/maxpool"), Path("figures/tiny/maxpool")
         stems = [stem for stem in stems if ties is not None or stem != "tie_map"]
@@ -124,6 +125,7 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
                 "claims_readable": str(figures.parent / "claims.csv"),
                 "mitigations": str(figures / "mitigations.csv"),
                 **{name: [str(results / f"{name}.csv")] if len(table) else [] for name, table in factorials.items()},
+                "layers": [str(layers)] if layers is not None else [],
                 "zone_results": [],
                 "zone_tables": [],
                 "records": made.files.records,
@@ -574,3 +576,37 @@ def test_the_first_page_has_the_verdicts_the_figure_and_three_sentences(study, w
         assert shown[column] == f"{found.estimate:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
     _, *rows = page.table("Every program")
     assert len(rows) == 2 * 8
+
+
+def test_what_the_poolings_did_is_a_table(study, write_report, tmp_path: Path) -> None:
+    """The first epoch and the last one of every run; rules that are no max pooling have no errors, and no row."""
+    made = study(no_cell_diverges, precision=["float16"], normalization=["none"], seed=range(2), rule=PROGRAMS)
+    identity = [
+        "dataset",
+        "architecture",
+        "normalization",
+        "optimizer",
+        "precision",
+        "rule",
+        "relu_derivative",
+        "beta",
+        "seed",
+    ]
+    rows = [
+        {**run, "epoch": epoch, "step": 1, "layer": layer, "windows": 200, "tied_above_zero": 20 * epoch, "jacobian_norm": 7.0,
+         "forward_error": 0.01 * epoch + 0.02 * run["seed"], "forward_error_max": 1.0, "forward_nonfinite": epoch,
+         "backward_error": 0.5, "backward_error_max": 1.0, "backward_nonfinite": 0, "max_activation": 10.0 * epoch}
+        for run in made.runs[identity].to_dict("records")
+        for epoch in (1, 2, 3)
+        for layer in ("pool1", "pool2")
+    ]  # fmt: skip
+    rows += [{**rows[0], "rule": "average", "forward_error": math.nan}]
+    pd.DataFrame(rows).to_csv(tmp_path / "layers.csv", index=False)
+    stems = [*STEMS, "factorial/mnist_5k/lenet5/sgd/float16/relu-0"]
+    header, *found = write_report(made, stems=stems, layers=tmp_path / "layers.csv").table("What the poolings did")
+    assert header == ["rule", "layer", "epoch", "runs", "largest value", "tied above 0 (%)", "Jacobian's norm", "value's error (%)",
+                      "gradient's error (%)", "overflows", "gradient's"]  # fmt: skip
+    assert len(found) == len(PROGRAMS) * 2 * 2
+    assert [row for row in found if row[:3] == ["native", "pool1", "last"]] == [
+        ["native", "pool1", "last", "2", "30.00", "30.00", "7.00", "4.00", "50.00", "6", "0"]
+    ]

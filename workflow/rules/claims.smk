@@ -20,7 +20,19 @@ rule claims_judge:
         published=["data/published/training.csv", "data/published/zones.csv"],
         code=source("scripts/claims/claims_judge.py", "schemas/claims.schema.yaml")
         + library(
-            "claims", "statistics", "schema", "published", "programs", "rules", "cells", "zones/tables", "tables"
+            "claims",
+            "statistics",
+            "factorial",
+            "schema",
+            "published",
+            "programs",
+            "precision",
+            "rules",
+            "cells",
+            "datasets/__init__",
+            "architectures/__init__",
+            "zones/tables",
+            "tables",
         ),
     output:
         results="results/{run}/claims.csv",

@@ -19,6 +19,7 @@ rule report:
         claims_readable="figures/{run}/claims.csv",
         other_claims_formats=expand("figures/{{run}}/claims.{format}", format=TABLE_FORMATS[1:]),
         mitigations="figures/{run}/maxpool/mitigations.csv",
+        layers=["results/{run}/maxpool/layers.csv"] if PROGRAM_GROUPS else [],
         factorial=["results/{run}/maxpool/factorial.csv"] if FACTORIAL_GROUPS else [],
         factorial_effects=["results/{run}/maxpool/factorial_effects.csv"] if FACTORIAL_GROUPS else [],
         ties=["results/{run}/maxpool/ties.csv"] if MAXPOOL_TIES else [],
@@ -37,6 +38,8 @@ rule report:
         + library(
             "report",
             "front_page",
+            "claims",
+            "statistics",
             "plotting",
             "maxpool",
             "precision",

@@ -22,8 +22,9 @@ from nonsmooth import published
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.cells import SETUP, ZONE_CONDITION, Program
 from nonsmooth.datasets import DATASETS
+from nonsmooth.factorial import cells_of, contrasts
 from nonsmooth.precision import PRECISIONS
-from nonsmooth.programs import PROGRAMS
+from nonsmooth.programs import PARTS, PROGRAMS
 from nonsmooth.rules import EVALUATIONS, number
 from nonsmooth.schema import first_problem, strict_validator
 from nonsmooth.statistics import DECISIONS, FAILS, HOLDS, UNDECIDABLE, Target, Verdict, combine, judge, judge_count
@@ -35,6 +36,9 @@ VERDICTS = (HOLDS, FAILS, UNDECIDABLE, NOT_TESTED)
 
 # The program of every rule `rounded-<bits>`, which stands at the beta whose composed pooling has so many bits.
 ROUNDED = "rounded"
+
+# Native pooling that gets fewer images right than this has not learned, so that nothing can be compared with it.
+LEAST_ACCURACY = 0.5
 
 # What tells one condition from another, by the table that it is in.
 RUN_CONDITION = (*SETUP, "relu_derivative", "program", "beta")
@@ -284,6 +288,8 @@ def _accuracy(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Judg
 
     def find(identity: dict[str, Any]) -> dict[str, Any]:
         pair = _Pair.of(tables.runs, identity, claim.against)
+        if claim.decide in ("equivalent", "not_lower") and pair.all_diverged:
+            raise NotTested(f"all runs diverged, and all of {pair.against}, too")
         target = DECISIONS[claim.decide](settings.margin * pair.native_error)
         return _found(
             judge(pair.differences, target, settings.alpha, settings.power, pair.has_diverged),
@@ -323,10 +329,12 @@ def _interaction(claim: Claim, tables: Tables, settings: Settings) -> Iterator[J
 
 def _divergence(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Judged]:
     """How many runs diverged, against a share of them."""
+    # A network that does not learn with native pooling has no training to lose.
     target = Target(low=claim.share) if claim.decide == "diverges" else Target(high=claim.share)
 
     def find(identity: dict[str, Any]) -> dict[str, Any]:
         runs = _runs(tables.runs, identity)
+        _native(tables.runs, identity)
         count = int(runs.diverged.sum())
         verdict = judge_count(count, len(runs), target, settings.alpha, settings.power)
         return _found(verdict, target, diverged=count)
@@ -345,7 +353,8 @@ def _factorial(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Jud
     A main effect is the mean over the other factors of the change from off to on; an interaction of two is half the difference
     of the effect of one between the other on and off.
     """
-    factors = claim.effect.split(":")
+    factors = list(PARTS)
+    weights = dict(zip(cells_of(factors), contrasts(factors)[claim.effect], strict=True))
 
     def find(identity: dict[str, Any]) -> dict[str, Any]:
         programs = {}
@@ -354,15 +363,10 @@ def _factorial(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Jud
             if program == "native":
                 del chosen["beta"]
             programs[levels] = _runs(tables.runs, chosen)
-        contrast = sum(
-            np.prod([1 if on else -1 for name, on in zip("FBJ", levels, strict=True) if name in factors])
-            * runs.test_accuracy
-            / 4
-            for levels, runs in programs.items()
-        ).dropna()
+        contrast = sum(weights[levels] * runs.test_accuracy for levels, runs in programs.items()).dropna()
         if contrast.empty:
             raise NotTested("no seed in all eight programs")
-        error = 1 - programs[False, False, False].test_accuracy.mean()
+        error = 1 - _native(tables.runs, identity).test_accuracy.mean()
         target = DECISIONS[claim.decide](settings.margin * error)
         diverged = sum(int(runs.diverged[contrast.index].sum()) for runs in programs.values())
         verdict = judge(contrast, target, settings.alpha, settings.power, diverged > 0)
@@ -387,9 +391,14 @@ class _Pair:
     def has_diverged(self) -> bool:
         return self.diverged + self.diverged_against > 0
 
+    @property
+    def all_diverged(self) -> bool:
+        return self.diverged == self.diverged_against == len(self.differences)
+
     @classmethod
     def of(cls, runs: pd.DataFrame, identity: dict[str, Any], against: dict[str, Any]) -> _Pair:
-        """Raises NotTested if there are no runs of one of them, of native, whose error rate sets the margin, or no common seed."""
+        """Raises NotTested if there are no runs of one of them, no common seed, or no native runs that learn, whose error rate
+        sets the margin."""
         changes = {name: value for name, value in against.items() if name != "beta_factor"}
         other = identity | changes
         if _has_beta(against["program"]):
@@ -397,7 +406,7 @@ class _Pair:
         else:
             del other["beta"]
         ours, theirs = _runs(runs, identity), _runs(runs, other)
-        native = _runs(runs, {name: value for name, value in other.items() if name != "beta"} | {"program": "native"})
+        native = _native(runs, other)
         seeds = ours.index.intersection(theirs.index)
         if seeds.empty:
             raise NotTested(f"no seed in common with {_condition_words(other)}")
@@ -410,6 +419,14 @@ class _Pair:
                 [*map(str, changes.values()), *([f"beta {number(other['beta'])}"] if "beta" in other else [])]
             ),
         )
+
+
+def _native(runs: pd.DataFrame, identity: dict[str, Any]) -> pd.DataFrame:
+    """Native pooling in the same condition, by seed; NotTested if there is none, or if it does not learn."""
+    found = _runs(runs, {name: value for name, value in identity.items() if name != "beta"} | {"program": "native"})
+    if found.test_accuracy.mean() < LEAST_ACCURACY:
+        raise NotTested(f"native pooling does not learn there: {found.test_accuracy.mean():.1%} right")
+    return found
 
 
 def _has_beta(program: str) -> bool:
@@ -429,7 +446,9 @@ def _runs(runs: pd.DataFrame, identity: dict[str, Any]) -> pd.DataFrame:
 
 def _between(claim: Claim) -> Target:
     low, high = claim.between
-    return Target(low if low > 0 else -inf, high if high < 1 else inf, high - low)
+    # No share is further outside than this.
+    room = min(low, 1 - high) if low > 0 and high < 1 else min(high - low, 1 - (high - low))
+    return Target(low if low > 0 else -inf, high if high < 1 else inf, room)
 
 
 def _zone_share(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Judged]:

@@ -5,11 +5,12 @@ Everything here is read off the verdicts and their numbers (`nonsmooth.claims`).
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from nonsmooth import plotting
 from nonsmooth.claims import NOT_TESTED
-from nonsmooth.statistics import FAILS, HOLDS, UNDECIDABLE
+from nonsmooth.statistics import FAILS, HOLDS, MAX_RUNS, UNDECIDABLE
 
 MARKS = {HOLDS: "✓ holds", FAILS: "✗ fails", UNDECIDABLE: "? undecidable"}
 # How a mean is written, by the measure of a claim: a factor, a format and a unit.
@@ -50,7 +51,7 @@ def _numbers(claim, rows: pd.DataFrame) -> str:
         factor, form, unit = UNITS[claim.measure]
         low, high = (format(factor * value, form) for value in (rows["mean"].min(), rows["mean"].max()))
         text = f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
-        text += f" (n = {plotting.span(rows.n)})"
+        text += f" (n = {plotting.span(rows.n.astype(int))})"
         lost = rows.diverged.fillna(0).sum() + rows.diverged_against.fillna(0).sum()
         if lost:
             text += f"; {int(lost)} {'run' if lost == 1 else 'runs'} diverged"
@@ -59,8 +60,8 @@ def _numbers(claim, rows: pd.DataFrame) -> str:
         said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         text += f"; {claim.conditions} conditions: {said}"
     if claim.verdict == UNDECIDABLE and pd.notna(claim.runs_needed):
-        needed = f"{claim.runs_needed:.0f}" if claim.runs_needed < 1000 else "more than 1,000"
-        text += f"; would take {needed} runs"
+        is_known = np.isfinite(claim.runs_needed)
+        text += f"; would take {'about' if is_known else 'more than'} {claim.runs_needed if is_known else MAX_RUNS:.0f} runs"
     return text.replace(" = ", f"{SPACE}={SPACE}")
 
 
@@ -79,9 +80,15 @@ def advice(claims: pd.DataFrame) -> list[str]:
 def _on_the_choice(verdict: dict[str, str]) -> str:
     match verdict["C8"]:
         case "holds":
-            start = "Keep your framework's derivative at ties: sharing the gradient among the maxima trains equally well (C8)"
+            start = (
+                "Keep your framework's derivative at ties: sharing the gradient among the maxima trained equally well in every network "
+                "here (C8)"
+            )
         case "fails":
-            start = "Choose the derivative at ties with care: sharing the gradient among the maxima does not train as PyTorch's choice does (C8)"
+            start = (
+                "Choose the derivative at ties with care: in some network sharing the gradient among the maxima does not train as "
+                "PyTorch's choice does (C8)"
+            )
         case other:
             start = f"Keep your framework's derivative at ties: that sharing the gradient trains equally well is {_word(other)} here (C8)"
     far = [name for name in ("J1000", "J10000") if verdict[name] == HOLDS]
@@ -94,18 +101,27 @@ def _on_the_choice(verdict: dict[str, str]) -> str:
 
 
 def _on_the_arithmetic(verdict: dict[str, str]) -> str:
-    harm = [name for name in ("F1000", "C6a", "C6b") if verdict[name] == HOLDS]
-    start = "In 16 bits do not compute a pooling as the difference of large multiples"
-    start += (
-        f": it harms training ({', '.join(harm)})"
-        if harm
-        else " where you can avoid it, although no harm was decided in this preset"
-    )
+    match verdict["F1000"]:
+        case "holds":
+            start = (
+                "In 16 bits do not compute a pooling as the difference of large multiples: at β = 1,000 the rounded value alone "
+                "harms training, with PyTorch's derivative (F1000)"
+            )
+        case "fails":
+            start = (
+                "In 16 bits the rounding of a pooling that is computed as the difference of large multiples did not by itself harm "
+                "training at β = 1,000 (F1000)"
+            )
+        case other:
+            harm = [name for name in ("C6a", "C6b") if verdict[name] == HOLDS]
+            start = "In 16 bits avoid computing a pooling as the difference of large multiples"
+            start += f", as the published program does, which harms training ({', '.join(harm)})" if harm else ""
+            start += f": whether its rounding alone harms at β = 1,000 is {_word(other)} here (F1000)"
     match verdict["M-float32"]:
         case "holds":
-            end = "the same pooling in 32 bits inside the network trains no worse than PyTorch's (M-float32)"
+            end = "computed in 32 bits inside the network it trains no worse than the true maximum with the same derivative (M-float32)"
         case "fails":
-            end = "and computing it in 32 bits inside the network does not mend it (M-float32)"
+            end = "computed in 32 bits inside the network it still trains worse than the true maximum with the same derivative (M-float32)"
         case other:
             end = f"whether computing it in 32 bits inside the network is enough is {_word(other)} here (M-float32)"
     return f"{start}; {end}."

@@ -208,7 +208,8 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Ours beside the published final test accuracy, per condition that was published and run here.
 
     A condition matches if dataset, training split, architecture, normalization, optimizer, precision and beta are the
-    published ones and ReLU'(0) is 0. Every evaluation of a beta is beside the one that was published, which is composed.
+    published ones and ReLU'(0) is 0. Exact and composed are both beside the one that was published, which is composed;
+    partial programs are left out.
 
     Returns:
         A row per condition of ours: the factors, `beta`, `evaluation`, and for `ours` and `published` (as prefix) `_mean`,
@@ -216,7 +217,7 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
         `difference_high`, which is empty where one of both has one run. Accuracies are fractions.
     """
     ours = (
-        runs[runs.relu_derivative == 0]
+        without_partial_programs(runs[runs.relu_derivative == 0])
         .groupby([*CONDITION, "beta", "evaluation", "train_split"], sort=False, dropna=False)
         .agg(
             ours_mean=("test_accuracy", "mean"),

@@ -82,8 +82,10 @@ def groups_with_whole_programs(cells: Iterable[TrainingCell]) -> list[str]:
 
 
 def groups_with_partial_programs(cells: Iterable[TrainingCell]) -> list[str]:
-    """The groups in which a partial program is trained beside native, from the same seed."""
-    return [group for group, found in _trained(cells).items() if any(PARTIAL & set(found[key]) for key in found)]
+    """The groups in which a partial program of `PROGRAMS` is trained beside native, from the same seed."""
+    return [
+        group for group, found in _trained(cells).items() if any(PARTIAL & set(PROGRAMS) & found[key] for key in found)
+    ]
 
 
 def groups_with_whole_factorials(cells: Iterable[TrainingCell]) -> list[str]:

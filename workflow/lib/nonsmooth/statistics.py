@@ -104,13 +104,14 @@ def judge(
 
     Args:
         values: paired differences, or one value per seed, all finite.
-        is_bimodal: whether they are not nearly normal, as where some run diverged; then signs are flipped, otherwise it is
-            Student's t.
+        is_bimodal: whether they are not nearly normal, as where some run diverged; then, and where all values are equal and say
+            nothing of a spread (accuracies are multiples of one image), signs are flipped; otherwise it is Student's t.
         plans: whether power and runs needed are looked for where there is no verdict, which takes longest; NaN if not.
 
     Raises ValueError if there are no values, or if one is not finite.
     """
-    return _judge((_SignFlip if is_bimodal else _StudentT)(values), target, alpha, power, plans)
+    has_no_spread = len(values) > 1 and np.ptp(values) == 0
+    return _judge((_SignFlip if is_bimodal or has_no_spread else _StudentT)(values), target, alpha, power, plans)
 
 
 def judge_count(count: int, n: int, target: Target, alpha: float = 0.05, power: float = 0.8) -> Verdict:

@@ -28,7 +28,9 @@ def plot(activations: pd.DataFrame, group: dict[str, Any], outputs: dict[str, st
     widths = dict(zip(programs, np.linspace(1.5, 0.7, len(programs)), strict=True))
     limits = value_limits(data.max_activation)
     largest = largest_number(group["precision"])
-    overflows = {beta: largest / abs(beta) for beta in betas if limits[0] < largest / abs(beta) < limits[1]}
+    overflows = {
+        beta: largest / abs(beta) for beta in betas if beta != 0 and limits[0] < largest / abs(beta) < limits[1]
+    }
     plotting.use_style()
     figure, axes = plt.subplots(
         len(normalizations), len(betas), squeeze=False, sharex=True, sharey=True,
@@ -89,8 +91,9 @@ def choose(activations: pd.DataFrame) -> pd.DataFrame:
     rows["runs"] = rows.groupby(run[:-1]).seed.transform("nunique")
     is_finite = np.isfinite(rows.max_activation).groupby([rows[name] for name in run]).cummin()
     finite = rows[is_finite]
+    end = rows.groupby(["normalization", "beta"]).step.transform("max")
     last = finite.groupby(run).step.transform("max")
-    return finite.assign(is_end=(finite.step == last) & (last < rows.step.max()))
+    return finite.assign(is_end=(finite.step == last) & (last < end[is_finite]))
 
 
 def value_limits(values: pd.Series) -> tuple[float, float]:

@@ -31,12 +31,12 @@ RULES = (
 
 
 TESTED = (
-    "Each claim has a decision rule that was fixed before the runs (<code>data/claims/maxpool.yaml</code>). A verdict needs "
-    "significance and the power to see the smallest difference that counts, 10 % of native's error rate unless the configuration says otherwise."
+    "Each claim has a decision rule of its own in <code>data/claims/maxpool.yaml</code>. A difference counts if it is larger than 10 % of "
+    "native's error rate, unless the configuration says otherwise; a verdict needs significance, and the power to see what it says."
 )
 VERDICTS = (
-    "Differences of final test accuracy are paired by seed. C: published, or about published numbers; F, B, J: parts of the published "
-    "program alone, with R its range and W its width; V: VGG11 with batch norm; M: mitigations."
+    "Differences of final test accuracy are paired by seed. C1 to C8: published; C9: the precision law; C10: causes of differences; F, B, "
+    "J: parts of the published program, with R its range and W its width; V: VGG11 with batch norm; M: mitigations."
 )
 PARTS = (
     "The published program differs from PyTorch's pooling in three ways: the value is composed of two rounded products (F), so is the "
@@ -49,6 +49,11 @@ KINDS = {
     "programs_by_beta": "Programs against β",
     "max_activation": "Largest values that enter a pooling",
 }
+LAYERS = (
+    "Of every rule and layer, at the first minibatch of the first epoch and of the last one that a run began (of runs with more than one): means over "
+    "runs of the largest value that enters, of the share of windows that tie above 0 and of the norm of their rows of the Jacobian, of the relative "
+    "errors of the value and, where a window has one maximum, of the gradient; and how many windows overflowed, in all runs."
+)
 RESPONSES = {"test_accuracy": "test accuracy", "diverged": "diverged runs"}
 
 
@@ -147,6 +152,11 @@ def programs_sections(tables: dict[str, Any], sources: Sources) -> list[Section]
         parts.tables.append(
             Table("Every program", readable_programs(tables["factorial"]), "Means over runs, and differences from native, paired by "
                   "seed; 95 % t intervals over seeds.", f"snakemake {path}{options}", (path,), collapsed=True))  # fmt: skip
+    if tables["layers"] is not None:
+        path = f"results/{run}/maxpool/layers.csv"
+        parts.tables.append(
+            Table("What the poolings did", readable_layers(tables["layers"]), LAYERS, f"snakemake {path}{options}", (path,),
+                  collapsed=True))  # fmt: skip
     helps = Section(
         "What helps",
         tables=[sources.table("mitigations", tables["mitigations"], "Mitigations beside native and composed")],
@@ -161,7 +171,7 @@ def programs_sections(tables: dict[str, Any], sources: Sources) -> list[Section]
 def readable_effects(effects: pd.DataFrame) -> pd.DataFrame:
     """Effects on accuracy and on the share of diverged runs, in points, with the factors that vary."""
     estimates = {
-        name: [f"{100 * row.estimate:+.2f} [{100 * row.low:+.2f}, {100 * row.high:+.2f}]" for row in part.itertuples()]
+        name: [f"{100 * row.estimate:+.2f} {_between(row.low, row.high)}".strip() for row in part.itertuples()]
         for name, part in effects.groupby("response", sort=False)
     }
     first = effects[effects.response == effects.response.iloc[0]].reset_index(drop=True)
@@ -171,17 +181,45 @@ def readable_effects(effects: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def readable_layers(layers: pd.DataFrame) -> pd.DataFrame:
+    """Errors, overflows and Jacobians of every rule and layer at the first minibatch of the first and the last epoch that its runs began,
+    means over runs, with the factors that vary."""
+    layers = layers[layers.forward_error.notna()]
+    keys = [name for name in CONDITION if name == "rule" or layers[name].nunique() > 1]
+    last = layers.groupby([*CONDITION, "seed"]).epoch.transform("max")
+    times = {"first": layers[layers.epoch == 1], "last": layers[(layers.epoch == last) & (last > 1)]}
+    rows = pd.concat(found.assign(epoch=name) for name, found in times.items())
+    means = rows.assign(tied=100 * rows.tied_above_zero / rows.windows).groupby([*keys, "layer", "epoch"], sort=False)
+    found = means.agg(
+        **{
+            "runs": ("seed", "nunique"),
+            "largest value": ("max_activation", "mean"),
+            "tied above 0 (%)": ("tied", "mean"),
+            "Jacobian's norm": ("jacobian_norm", "mean"),
+            "value's error (%)": ("forward_error", "mean"),
+            "gradient's error (%)": ("backward_error", "mean"),
+            "overflows": ("forward_nonfinite", "sum"),
+            "gradient's": ("backward_nonfinite", "sum"),
+        }
+    ).reset_index()
+    errors = [name for name in found if name.endswith("error (%)")]
+    return found.assign(**{name: 100 * found[name] for name in errors}, overflows=found.overflows.astype(int),
+                        **{"gradient's": found["gradient's"].astype(int)})  # fmt: skip
+
+
 def readable_programs(cells: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every program, in percent, with the factors that vary."""
     keys = [name for name in (*CONDITION, "beta") if name in cells and name != "rule" and cells[name].nunique() > 1]
-    between = [
-        f"[{100 * low:+.2f}, {100 * high:+.2f}]" if pd.notna(low) else ""
-        for low, high in zip(cells.difference_low, cells.difference_high, strict=True)
-    ]
+    between = [_between(*ends) for ends in zip(cells.difference_low, cells.difference_high, strict=True)]
     return cells[[*keys, "program", "runs", "diverged"]].assign(
         **{f"{name} (%)": 100 * cells[f"test_accuracy_{name}"] for name in ("mean", "min", "max")},
         **{"difference (points)": 100 * cells.difference, "95 % interval": between},
     )
+
+
+def _between(low: float, high: float) -> str:
+    """An interval of fractions in points; one seed has none."""
+    return f"[{100 * low:+.2f}, {100 * high:+.2f}]" if pd.notna(low) else ""
 
 
 def done_experiments(tables: dict[str, Any], sources: Sources) -> set[str]:
@@ -444,7 +482,7 @@ if __name__ == "__main__":
                 name: pd.read_csv(snakemake.input[name][0], keep_default_na=False, na_values=[""])
                 if snakemake.input[name]
                 else None
-                for name in ("factorial", "factorial_effects")
+                for name in ("factorial", "factorial_effects", "layers")
             },
         }
         text = render(
