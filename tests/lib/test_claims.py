@@ -245,6 +245,23 @@ def test_nothing_is_said_of_a_network_that_does_not_learn_with_native_pooling(na
     assert set(conditions.note) == {"native pooling does not learn there: 19.6% right"}
 
 
+def test_a_network_that_dies_without_a_nan_is_lost_as_one_that_diverges() -> None:
+    """Five runs lose 5 points each and one all: by t the mean would be lost in the spread."""
+    claim = claim_called("J1000")
+    runs = tables_of(claim, HOLDS).runs
+    runs = (
+        runs[runs.seed < 6]
+        if runs.seed.nunique() >= 6
+        else pd.concat([runs[runs.seed == 0].assign(seed=seed) for seed in range(6)], ignore_index=True)
+    )
+    is_hybrid = runs.rule != "native"
+    accuracy = pd.Series(0.9, index=runs.index).mask(is_hybrid, 0.85).mask(is_hybrid & (runs.seed == 0), 0.1)
+    row, conditions = judged(claim, Tables(runs.assign(test_accuracy=accuracy, diverged=False)))
+    assert row["verdict"] == HOLDS
+    assert set(conditions.test) == {"sign flips"}
+    assert (conditions.p == 2**-6).all()
+
+
 def test_programs_that_are_both_lost_are_not_called_equivalent() -> None:
     claim = claim_called("W1000")
     runs = tables_of(claim, HOLDS).runs

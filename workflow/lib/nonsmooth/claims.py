@@ -37,7 +37,7 @@ VERDICTS = (HOLDS, FAILS, UNDECIDABLE, NOT_TESTED)
 # The program of every rule `rounded-<bits>`, which stands at the beta whose composed pooling has so many bits.
 ROUNDED = "rounded"
 
-# Native pooling that gets fewer images right than this has not learned, so that nothing can be compared with it.
+# A run that gets fewer images right than this has not learned; with native pooling that does not, nothing can be compared.
 LEAST_ACCURACY = 0.5
 
 # What tells one condition from another, by the table that it is in.
@@ -292,7 +292,7 @@ def _accuracy(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Judg
             raise NotTested(f"all runs diverged, and all of {pair.against}, too")
         target = DECISIONS[claim.decide](settings.margin * pair.native_error)
         return _found(
-            judge(pair.differences, target, settings.alpha, settings.power, pair.has_diverged),
+            judge(pair.differences, target, settings.alpha, settings.power, pair.is_bimodal),
             target,
             against=pair.against,
             diverged=pair.diverged,
@@ -314,9 +314,9 @@ def _interaction(claim: Claim, tables: Tables, settings: Settings) -> Iterator[J
         if differences.empty:
             raise NotTested("no seed in common")
         target = DECISIONS[claim.decide](settings.margin * first.native_error)
-        has_diverged = first.has_diverged or second.has_diverged
+        is_bimodal = first.is_bimodal or second.is_bimodal
         return _found(
-            judge(differences, target, settings.alpha, settings.power, has_diverged),
+            judge(differences, target, settings.alpha, settings.power, is_bimodal),
             target,
             against=f"{name} {levels[1]} and {levels[0]}, each against {first.against}",
             diverged=second.diverged,
@@ -369,7 +369,8 @@ def _factorial(claim: Claim, tables: Tables, settings: Settings) -> Iterator[Jud
         error = 1 - _native(tables.runs, identity).test_accuracy.mean()
         target = DECISIONS[claim.decide](settings.margin * error)
         diverged = sum(int(runs.diverged[contrast.index].sum()) for runs in programs.values())
-        verdict = judge(contrast, target, settings.alpha, settings.power, diverged > 0)
+        is_bimodal = any(_has_lost(runs.loc[contrast.index]) for runs in programs.values())
+        verdict = judge(contrast, target, settings.alpha, settings.power, is_bimodal)
         return _found(verdict, target, against=f"effect {claim.effect} of eight programs", diverged=diverged)
 
     runs = _matching(tables.runs, claim.where)
@@ -385,11 +386,8 @@ class _Pair:
     native_error: float
     diverged: int
     diverged_against: int
+    is_bimodal: bool
     against: str
-
-    @property
-    def has_diverged(self) -> bool:
-        return self.diverged + self.diverged_against > 0
 
     @property
     def all_diverged(self) -> bool:
@@ -415,6 +413,7 @@ class _Pair:
             native_error=1 - native.test_accuracy.mean(),
             diverged=int(ours.diverged[seeds].sum()),
             diverged_against=int(theirs.diverged[seeds].sum()),
+            is_bimodal=_has_lost(ours.loc[seeds]) or _has_lost(theirs.loc[seeds]),
             against=" ".join(
                 [*map(str, changes.values()), *([f"beta {number(other['beta'])}"] if "beta" in other else [])]
             ),
@@ -427,6 +426,11 @@ def _native(runs: pd.DataFrame, identity: dict[str, Any]) -> pd.DataFrame:
     if found.test_accuracy.mean() < LEAST_ACCURACY:
         raise NotTested(f"native pooling does not learn there: {found.test_accuracy.mean():.1%} right")
     return found
+
+
+def _has_lost(runs: pd.DataFrame) -> bool:
+    """Whether one of the runs diverged or, finite, did not learn, so that differences are not nearly normal."""
+    return bool((runs.diverged | (runs.test_accuracy < LEAST_ACCURACY)).any())
 
 
 def _has_beta(program: str) -> bool:
