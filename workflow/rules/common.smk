@@ -126,6 +126,18 @@ def maxpool_group(wildcards):
     return {factor: getattr(MAXPOOL_GROUPS[group], factor) for factor in GROUP}
 
 
+def factorial_group(wildcards):
+    if GROUP_PATH.format(**wildcards) not in FACTORIAL_GROUPS:
+        raise ValueError(f"{GROUP_PATH.format(**wildcards)}: no seed of it has all eight programs in preset {RUN}")
+    return maxpool_group(wildcards)
+
+
+def program_group(wildcards):
+    if GROUP_PATH.format(**wildcards) not in PROGRAM_GROUPS:
+        raise ValueError(f"{GROUP_PATH.format(**wildcards)}: no partial program of it in preset {RUN}")
+    return maxpool_group(wildcards)
+
+
 def prepared(dataset, split):
     return ancient(f"data/prepared/{dataset}/{split}.npy")
 
@@ -260,6 +272,12 @@ def zone_plot_code(name):
     )
 
 
+def program_plot_code(name, *modules):
+    return source(f"scripts/maxpool/{name}.py", "lib/nonsmooth/nonsmooth.mplstyle") + library(
+        "plotting", "maxpool", "programs", "rules", *modules, "datasets/__init__", "architectures/__init__"
+    )
+
+
 def figure_files(stem, caption, **labels):
     """Outputs of a figure: pdf, svg and png, and the plotted data; the svg is in Snakemake's report."""
     path = f"figures/{{run}}/{stem}"
@@ -275,6 +293,18 @@ def figure_files(stem, caption, **labels):
         ),
         "csv": f"{path}.csv",
     }
+
+
+def program_figure_files(name):
+    return figure_files(
+        f"maxpool/{name}/{GROUP_PATH}",
+        f"maxpool/{name}",
+        dataset="{dataset}",
+        architecture="{architecture}",
+        optimizer="{optimizer}",
+        precision="{precision}",
+        relu="{relu_derivative}",
+    )
 
 
 def table_files(name, label):

@@ -1,36 +1,6 @@
 # Is it the Jacobian or the arithmetic? The programs between native and the published one, and how far its pooling is from a maximum.
 
 
-def program_plot_code(name, *modules):
-    return source(f"scripts/maxpool/{name}.py", "lib/nonsmooth/nonsmooth.mplstyle") + library(
-        "plotting", "maxpool", "programs", "rules", *modules, "datasets/__init__", "architectures/__init__"
-    )
-
-
-def program_figure_files(name):
-    return figure_files(
-        f"maxpool/{name}/{GROUP_PATH}",
-        f"maxpool/{name}",
-        dataset="{dataset}",
-        architecture="{architecture}",
-        optimizer="{optimizer}",
-        precision="{precision}",
-        relu="{relu_derivative}",
-    )
-
-
-def factorial_group(wildcards):
-    if GROUP_PATH.format(**wildcards) not in FACTORIAL_GROUPS:
-        raise ValueError(f"{GROUP_PATH.format(**wildcards)}: no seed of it has all eight programs in preset {RUN}")
-    return maxpool_group(wildcards)
-
-
-def program_group(wildcards):
-    if GROUP_PATH.format(**wildcards) not in PROGRAM_GROUPS:
-        raise ValueError(f"{GROUP_PATH.format(**wildcards)}: no partial program of it in preset {RUN}")
-    return maxpool_group(wildcards)
-
-
 if FACTORIAL_GROUPS:
 
     rule maxpool_factorial_tables:
