@@ -53,7 +53,8 @@ def compare(runs: pd.DataFrame, proportions: pd.DataFrame | None = None) -> pd.D
         `CONDITION`, `mitigation`, `rule`, `optimizer` and `beta` (of the hybrid, else NaN); `runs`, `diverged`;
         `test_accuracy_mean`, `_min` and `_max`, in which a diverged run counts with what its weights score; `pairs`, the seeds that
         native was run with, too, and over these `difference` (the mean of accuracy less native's), with its 95 % t interval
-        `difference_low` to `difference_high` (NaN for one pair, a point where all differences are equal); `has_choice`,
+        `difference_low` to `difference_high` (NaN for one pair and where a run of either diverged, a point where all differences are
+        equal); `has_choice`,
         whether the derivative is a choice anywhere, and `zone_proportion`, the share of minibatches that a choice puts above the
         published threshold, NaN if it was not measured; `cost`, the time of a training step over native's, from the medians of
         images per second, NaN if native was not run on the same device.
@@ -90,6 +91,8 @@ def _difference(mine: pd.DataFrame, native: pd.DataFrame) -> dict[str, float]:
     pairs = mine.merge(native, on="seed", suffixes=("", "_native"))
     differences = pairs.test_accuracy - pairs.test_accuracy_native
     mean, low, high = t_interval(differences)
+    if pairs.diverged.any() or pairs.diverged_native.any():  # far from normal
+        low = high = np.nan
     return {"pairs": len(pairs), "difference": mean, "difference_low": low, "difference_high": high}
 
 
