@@ -133,17 +133,17 @@ def _on_differences(verdict: dict[str, str]) -> str:
             return (
                 "Do not take a difference between two 32-bit gradients for a different derivative because it is above a threshold: some "
                 "that are above the published one are rounding alone (C10); compare the gradients in 64 bits from the same ties, as "
-                "`snakemake zones` does."
+                "'snakemake zones' does."
             )
         case "fails":
             return (
                 "A difference between two 32-bit gradients above the published threshold was seldom rounding alone here (C10); still, "
-                "compare the gradients in 64 bits from the same ties, as `snakemake zones` does."
+                "compare the gradients in 64 bits from the same ties, as 'snakemake zones' does."
             )
         case other:
             return (
                 f"Whether a difference between two 32-bit gradients above the published threshold can be rounding alone is {_word(other)} "
-                "here (C10): compare the gradients in 64 bits from the same ties, as `snakemake zones` does."
+                "here (C10): compare the gradients in 64 bits from the same ties, as 'snakemake zones' does."
             )
 
 
