@@ -18,7 +18,7 @@ from nonsmooth import maxpool, published
 from nonsmooth.cells import CONDITION, GROUP, SEARCH, SETUP, TrainingCell, WeightsCell
 from nonsmooth.files import read_json, write_json
 from nonsmooth.numerics import NUMERICS_VERSION
-from nonsmooth.rules import SIMPLE_RULES, Hybrid, parse_rule, rule_beta
+from nonsmooth.rules import EVALUATIONS, SIMPLE_RULES, Hybrid, parse_rule, rule_beta
 
 MakeCell = Callable[..., TrainingCell]
 
@@ -549,12 +549,21 @@ def test_rows_are_selected_by_all_values(runs: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(maxpool.select(runs, {}), runs)
 
 
-def test_partial_programs_are_left_out(runs: pd.DataFrame) -> None:
-    """Of a table that was read from a file, too, where native has no evaluation."""
-    names = ["", "exact", "composed", "forward", "composed_unlimited", "backward_jacobian", "composed_float32", None]
-    table = pd.DataFrame({"evaluation": names, "row": range(len(names))})
-    assert maxpool.without_partial_programs(table).row.tolist() == [0, 1, 2, 7]
-    pd.testing.assert_frame_equal(maxpool.without_partial_programs(runs), runs)
+def test_partial_programs_and_mitigations_are_not_against_beta(runs: pd.DataFrame) -> None:
+    """Of a partial program, of a pooling without a choice of a derivative, of an optimizer with a safeguard."""
+    rows = [
+        ("native", "sgd", True),
+        ("minimal", "adam", True),
+        ("norm-0", "sgd", True),
+        *((f"hybrid-10-{name}", "sgd", name in ("exact", "composed")) for name in EVALUATIONS),
+        ("native", "sgd_clipped", False),
+        ("hybrid-1000-composed", "sgd_scaled", False),
+        *((rule, "sgd", False) for rule in ("average", "boltzmann-0.1", "logsumexp-2", "strided", "rounded-3.5")),
+    ]
+    table = pd.DataFrame(rows, columns=["rule", "optimizer", "is_in"], index=range(5, 5 + len(rows)))
+    pd.testing.assert_frame_equal(maxpool.against_beta(table), table[table.is_in])
+    pd.testing.assert_frame_equal(maxpool.against_beta(runs), runs)
+    assert maxpool.against_beta(table.head(0)).empty
 
 
 def test_every_published_experiment_is_described() -> None:

@@ -18,9 +18,9 @@ from nonsmooth.programs import (
     PARTS,
     PROGRAMS,
     at,
+    groups_against_beta,
     groups_with_partial_programs,
     groups_with_whole_factorials,
-    groups_with_whole_programs,
     letters,
     levels,
     program_of,
@@ -107,14 +107,16 @@ def test_groups():
                  *hybrids(100, names=[*PROGRAMS][2:], precision="float64")]  # fmt: skip
     usual = [cell("native", optimizer="adam"), *hybrids(10, names=["exact", "composed"], optimizer="adam")]
     only_partial = hybrids(10, names=["forward"], architecture="vgg11")
-    cells = [*whole, *no_native, *other_seed, *two_betas, *usual, *only_partial]
+    mitigated = [cell("native", optimizer="sgd_clipped"), *hybrids(10, names=["composed"], optimizer="sgd_scaled"),
+                 cell("average", architecture="resnet18"), cell("strided", architecture="resnet18")]  # fmt: skip
+    cells = [*whole, *no_native, *other_seed, *two_betas, *usual, *only_partial, *mitigated]
 
     def groups(*found: list[TrainingCell]) -> list[str]:
         return [GROUP_PATH.format(**part[0].wildcards) for part in found]
 
     assert groups_with_whole_factorials(cells) == groups(whole)
     assert groups_with_partial_programs(cells) == groups(whole, two_betas)
-    assert groups_with_whole_programs(cells) == groups(whole, no_native, other_seed, two_betas, usual)
+    assert groups_against_beta(cells) == groups(whole, no_native, other_seed, two_betas, usual)
 
 
 def test_a_whole_factorial_needs_one_normalization():

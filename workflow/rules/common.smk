@@ -60,8 +60,8 @@ MAXPOOL_CELLS = {cell.path: cell for cell in PRIORITIES}
 MAXPOOL_SETUPS = presets.search_cells(config)
 MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
-# The groups that have figures of whole programs, of partial ones, and of a whole factorial.
-WHOLE_GROUPS = programs.groups_with_whole_programs(MAXPOOL_CELLS.values())
+# The groups that have figures against beta, of partial programs, and of a whole factorial.
+BETA_GROUPS = programs.groups_against_beta(MAXPOOL_CELLS.values())
 PROGRAM_GROUPS = programs.groups_with_partial_programs(MAXPOOL_CELLS.values())
 FACTORIAL_GROUPS = programs.groups_with_whole_factorials(MAXPOOL_CELLS.values())
 POOLING_ERRORS = presets.pooling_errors_settings(config)
@@ -214,8 +214,8 @@ def zone_tables():
 
 def maxpool_figures():
     """Of all training; the zones have their own."""
-    stems = ["accuracy_by_beta"] if WHOLE_GROUPS else []
-    stems += [f"{kind}/{group}" for kind in MAXPOOL_GROUP_FIGURES for group in WHOLE_GROUPS]
+    stems = ["accuracy_by_beta"] if BETA_GROUPS else []
+    stems += [f"{kind}/{group}" for kind in MAXPOOL_GROUP_FIGURES for group in BETA_GROUPS]
     stems += [f"{kind}/{group}" for kind in FACTORIAL_FIGURES for group in FACTORIAL_GROUPS]
     stems += [f"{kind}/{group}" for kind in PROGRAM_FIGURES for group in PROGRAM_GROUPS]
     stems += ["pooling_error"] if POOLING_ERRORS else []

@@ -27,6 +27,9 @@ LAYERS = (
 )  # fmt: skip
 ACTIVATIONS = ("step", "layer", "max_activation")
 
+# Optimizers with a safeguard, and the one without, whose decay and learning rates they have unless they are given their own.
+SAFEGUARDED = {"sgd_clipped": "sgd", "sgd_scaled": "sgd"}
+
 # A learning rate that is looked for by a job before the cell is trained.
 SEARCH = "search"
 

@@ -17,7 +17,7 @@ import yaml
 
 from nonsmooth import published
 from nonsmooth.architectures import ARCHITECTURES
-from nonsmooth.cells import SEARCH, SETUP, Program, TrainingCell, WeightsCell, ZoneCell
+from nonsmooth.cells import SAFEGUARDED, SEARCH, SETUP, Program, TrainingCell, WeightsCell, ZoneCell
 from nonsmooth.datasets import DATASETS, TEST
 from nonsmooth.rules import Hybrid, Native, Rule, has_choice, parse_rule
 from nonsmooth.schema import HYBRID, ConfigError, check_shape, validator
@@ -53,8 +53,6 @@ POOLING_ERRORS_DEFAULTS: dict[str, Any] = {"normalization": "none", "batch_size"
 ZONES_SPLIT = "train"
 # As published: SGD with decay, Adam as it comes.
 WEIGHT_DECAY = {"sgd": 5e-4, "adam": 0.0}
-# Optimizers with a safeguard, and the one without, whose decay and learning rates they have unless they are given their own.
-SAFEGUARDED = {"sgd_clipped": "sgd", "sgd_scaled": "sgd"}
 ADAM_EPS = 1e-8
 # 1e-8 rounds to 0 in float16, and Adam divides by it at the first step.
 ADAM_EPS_FLOAT16 = 1e-4

@@ -19,7 +19,7 @@ from nonsmooth.cells import (
     TrainingCell,
     WeightsCell,
 )  # fmt: skip
-from nonsmooth.programs import PARTIAL
+from nonsmooth.programs import is_against_beta
 from nonsmooth.records import REMEDY, read_record, read_table
 from nonsmooth.rules import Hybrid, parse_rule, rule_beta
 from nonsmooth.statistics import welch_interval
@@ -208,8 +208,8 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Ours beside the published final test accuracy, per condition that was published and run here.
 
     A condition matches if dataset, training split, architecture, normalization, optimizer, precision and beta are the
-    published ones and ReLU'(0) is 0. Exact and composed are both beside the one that was published, which is composed;
-    partial programs are left out.
+    published ones and ReLU'(0) is 0. Exact and composed are both beside the one that was published, which is composed; what is not
+    `against_beta` is left out.
 
     Returns:
         A row per condition of ours: the factors, `beta`, `evaluation`, and for `ours` and `published` (as prefix) `_mean`,
@@ -217,7 +217,7 @@ def compare(runs: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
         `difference_high`, which is empty where one of both has one run. Accuracies are fractions.
     """
     ours = (
-        without_partial_programs(runs[runs.relu_derivative == 0])
+        against_beta(runs[runs.relu_derivative == 0])
         .groupby([*CONDITION, "beta", "evaluation", "train_split"], sort=False, dropna=False)
         .agg(
             ours_mean=("test_accuracy", "mean"),
@@ -260,6 +260,8 @@ def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ..
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
 
 
-def without_partial_programs(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of whole programs, by `evaluation`: the partial ones in between have figures of their own."""
-    return table[~table.evaluation.isin(PARTIAL)]
+def against_beta(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `table`, by `rule` and `optimizer`, that are in figures of accuracy against beta and beside published values."""
+    pairs = list(zip(table.rule, table.optimizer, strict=True))
+    is_in = {pair: is_against_beta(*pair) for pair in set(pairs)}
+    return table[pd.Series([is_in[pair] for pair in pairs], table.index, dtype=bool)]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nonsmooth.cells import GROUP_PATH, TrainingCell
-from nonsmooth.rules import EVALUATIONS, Evaluation, Hybrid, Native, Rule, parse_rule
+from nonsmooth.cells import GROUP_PATH, SAFEGUARDED, TrainingCell
+from nonsmooth.rules import EVALUATIONS, Evaluation, Hybrid, Native, Rule, has_choice, parse_rule
 
 # What the published program changes, by the letter that stands for it in tables and figures.
 PARTS = {"F": "forward value", "B": "gradient, one maximum", "J": "Jacobian at ties"}
@@ -76,9 +76,19 @@ def letters(evaluation: Evaluation) -> str:
     return "+".join(name for name, level in levels(evaluation).items() if level and name in PARTS) or "none"
 
 
-def groups_with_whole_programs(cells: Iterable[TrainingCell]) -> list[str]:
-    """The groups of conditions, as their figures' paths have them, in which anything but partial programs is trained."""
-    return list(dict.fromkeys(_group(cell) for cell in cells if program_of(parse_rule(cell.rule)) not in PARTIAL))
+def is_against_beta(rule: str, optimizer: str) -> bool:
+    """Whether runs of a rule are in the figures of accuracy against beta and by epoch.
+
+    Partial programs have figures of their own, and what may help has a table: poolings without a choice of a derivative, and
+    optimizers with a safeguard.
+    """
+    parsed = parse_rule(rule)
+    return optimizer not in SAFEGUARDED and has_choice(parsed) and program_of(parsed) not in PARTIAL
+
+
+def groups_against_beta(cells: Iterable[TrainingCell]) -> list[str]:
+    """The groups of conditions, as their figures' paths have them, in which a run `is_against_beta`."""
+    return list(dict.fromkeys(_group(cell) for cell in cells if is_against_beta(cell.rule, cell.optimizer)))
 
 
 def groups_with_partial_programs(cells: Iterable[TrainingCell]) -> list[str]:

@@ -17,7 +17,7 @@ OFFSETS = {"native": 0.0, "minimal": 0.0, "exact": -0.2, "composed": 0.2, "other
 
 
 def plot(runs: pd.DataFrame, published: pd.DataFrame, condition: dict[str, Any], outputs: dict[str, str]) -> None:
-    chosen = maxpool.without_partial_programs(maxpool.select(runs, condition))
+    chosen = maxpool.against_beta(maxpool.select(runs, condition))
     data = chosen[COLUMNS].assign(
         accuracy_percent=100 * chosen.test_accuracy, family=chosen.rule.map(plotting.rule_family)
     )

@@ -19,7 +19,7 @@ LABELS = {
 
 
 def plot(runs: pd.DataFrame, published: pd.DataFrame, outputs: dict[str, str]) -> None:
-    runs = maxpool.without_partial_programs(runs)
+    runs = maxpool.against_beta(runs)
     panels = maxpool.conditions(runs, GROUP)
     normalizations = list(runs.normalization.unique())
     # Without hybrid rules there is one line, of native and minimal.

@@ -31,7 +31,7 @@ QUANTITIES = {
 
 def plot(epochs: pd.DataFrame, condition: dict[str, Any], quantity: str, outputs: dict[str, str]) -> None:
     drawn = QUANTITIES[quantity]
-    chosen = maxpool.without_partial_programs(maxpool.select(epochs, condition))
+    chosen = maxpool.against_beta(maxpool.select(epochs, condition))
     chosen = chosen.assign(
         family=chosen.rule.map(plotting.rule_family),
         place=plotting.places(chosen),
