@@ -271,7 +271,9 @@ def test_without_any_mirror_files_can_be_put_there_by_hand(make_site):
         assert text in message
     assert FILES["extra"].keys().isdisjoint(message.split())
     assert "What is finished is kept" in result.stdout
-    assert set(project.files("data/**/*")) == set(project.files("data/published/*"))
+    assert set(project.files("data/**/*")) == set(project.files("data/published/*")) | set(
+        project.files("data/claims/*")
+    )
     assert site.results() == {}
 
     raw.mkdir(parents=True, exist_ok=True)
