@@ -65,7 +65,7 @@ def expected(config: dict) -> dict[str, int]:
     """Jobs by rule for everything of a preset, where nothing is there yet."""
     cells = presets.training_cells(config)
     groups = {group_of(cell) for cell in cells if "_" not in cell.optimizer and not has_partial_program(cell)
-              and not re.match("average|boltzmann|logsumexp|strided|rounded", cell.rule)}  # fmt: skip
+              and not re.match("average|norm|boltzmann|logsumexp|strided|rounded", cell.rule)}  # fmt: skip
     weights = presets.weights_cells(config)
     splits = {(cell.dataset, split) for cell in [*cells, *weights] for split in (cell.train_split, "test")}
     zones = presets.zone_cells(config)

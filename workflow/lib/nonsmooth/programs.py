@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nonsmooth.cells import GROUP_PATH, SAFEGUARDED, TrainingCell
-from nonsmooth.rules import EVALUATIONS, Evaluation, Hybrid, Native, Rule, has_choice, parse_rule
+from nonsmooth.rules import EVALUATIONS, Evaluation, Hybrid, Native, Norm, Rule, has_choice, parse_rule
 
 # What the published program changes, by the letter that stands for it in tables and figures.
 PARTS = {"F": "forward value", "B": "gradient, one maximum", "J": "Jacobian at ties"}
@@ -79,11 +79,12 @@ def letters(evaluation: Evaluation) -> str:
 def is_against_beta(rule: str, optimizer: str) -> bool:
     """Whether runs of a rule are in the figures of accuracy against beta and by epoch.
 
-    Partial programs have figures of their own, and what may help has a table: poolings without a choice of a derivative, and
-    optimizers with a safeguard.
+    Partial programs have figures of their own, and what may help has a table: norms and poolings without a choice of a derivative
+    in place of maxima, and optimizers with a safeguard.
     """
     parsed = parse_rule(rule)
-    return optimizer not in SAFEGUARDED and has_choice(parsed) and program_of(parsed) not in PARTIAL
+    is_maximum = has_choice(parsed) and not isinstance(parsed, Norm)
+    return optimizer not in SAFEGUARDED and is_maximum and program_of(parsed) not in PARTIAL
 
 
 def groups_against_beta(cells: Iterable[TrainingCell]) -> list[str]:
