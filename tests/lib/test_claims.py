@@ -619,6 +619,14 @@ BAD = {
         {"where": {"precision": "float16"}},
         "where.precision: expected a list, got 'float16'",
     ),
+    "a factor that runs do not have": (
+        {"measure": "interaction", "factor": {"batch_size": [64, 128]}},
+        "factor.batch_size: measure interaction has no such factor",
+    ),
+    "a program of a whole factorial": (
+        {"measure": "factorial", "effect": "F:J", "decide": "lower", "where": {"program": ["composed"]}},
+        "where.program: a factorial claim uses all eight programs; leave it out",
+    ),
     "a program that there is not": (
         {"where": {"program": ["composedd"]}},
         "where.program: unknown pooling rule 'composedd'; expected one of ",

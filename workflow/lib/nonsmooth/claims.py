@@ -149,7 +149,7 @@ def read(path: str | Path) -> list[Claim]:
         if problem is None and "between" in entry and not _is_region(*entry["between"]):
             problem = f"between: {entry['between']!r} must be in increasing order and leave something out"
         if problem is None:
-            problem = _unknown_program(entry)
+            problem = _unfit_factor(entry) or _unknown_program(entry)
         if problem is not None:
             raise ClaimsError(f"{where}: {problem}")
         claims[name] = Claim(**{**entry, "between": tuple(entry.get("between", ()))})
@@ -162,6 +162,16 @@ def _validator() -> Any:
     for key, names in {"dataset": DATASETS, "architecture": ARCHITECTURES}.items():
         schema["$defs"][key] = {"enum": list(names)}
     return strict_validator(schema)
+
+
+def _unfit_factor(entry: dict[str, Any]) -> str | None:
+    """What is wrong with a factor that the runs, or the zones, do not have, or with a program where all eight are meant."""
+    unfit = {"interaction": "batch_size", "zone_shares_differ": "optimizer"}.get(entry["measure"])
+    if unfit in entry.get("factor", {}):
+        return f"factor.{unfit}: measure {entry['measure']} has no such factor"
+    if entry["measure"] == "factorial" and "program" in entry["where"]:
+        return "where.program: a factorial claim uses all eight programs; leave it out"
+    return None
 
 
 def _unknown_program(entry: dict[str, Any]) -> str | None:
