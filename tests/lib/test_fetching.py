@@ -571,7 +571,7 @@ def test_killed_download_leaves_no_half_file(make_mirror, kill: signal.Signals, 
     while not any(files_below(folder).values()) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(kill)
-    assert process.wait(60) != 0
+    assert process.wait(20) != 0
     assert process.stdout.read() == ""
     process.stdout.close()
     assert not (folder / "test.bin").exists()
