@@ -23,6 +23,7 @@ rule claims_judge:
             "claims",
             "statistics",
             "factorial",
+            "maxpool",
             "schema",
             "published",
             "programs",

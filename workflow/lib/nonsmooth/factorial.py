@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nonsmooth.cells import SETUP
+from nonsmooth.maxpool import with_program
 from nonsmooth.programs import PROGRAMS, at, levels
 from nonsmooth.rules import EVALUATIONS
 from nonsmooth.statistics import t_interval
@@ -92,8 +93,7 @@ def experiments(runs: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFra
 
     The runs have one more column, `program`; native's are in the experiments of every beta.
     """
-    is_native = runs.rule == "native"
-    runs = runs.assign(program=runs.evaluation.where(~is_native, "native"))
+    runs = with_program(runs)
     runs = runs[runs.program.isin(list(CROSSED))]
     condition = list(EXPERIMENT[:-1])
     for values, found in runs.groupby(condition, sort=False):

@@ -260,6 +260,11 @@ def conditions(runs: pd.DataFrame, factors: Sequence[str]) -> list[tuple[str, ..
     return list(runs[list(factors)].drop_duplicates().itertuples(index=False, name=None))
 
 
+def with_program(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with the column `program`: `native`, or the evaluation of a hybrid rule, which other rules do not have."""
+    return table.assign(program=table.evaluation.where(table.rule != "native", "native"))
+
+
 def against_beta(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of `table`, by `rule` and `optimizer`, that are in figures of accuracy against beta and beside published values."""
     pairs = list(zip(table.rule, table.optimizer, strict=True))

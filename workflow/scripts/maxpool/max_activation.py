@@ -79,8 +79,7 @@ def choose(activations: pd.DataFrame) -> pd.DataFrame:
 
     A run is lost where a value is not finite, or where it stops before the others do.
     """
-    is_native = activations.rule == "native"
-    rows = activations.assign(program=activations.evaluation.where(~is_native, "native"))
+    rows = maxpool.with_program(activations)
     rows = rows[rows.program.isin(list(PROGRAMS))]
     places = rows[rows.program != "native"][["normalization", "beta"]].drop_duplicates()
     native = rows[rows.program == "native"].drop(columns="beta").merge(places, on="normalization")

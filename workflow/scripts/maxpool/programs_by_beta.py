@@ -16,8 +16,7 @@ SPREAD = 0.5
 
 
 def plot(runs: pd.DataFrame, group: dict[str, Any], outputs: dict[str, str]) -> None:
-    runs = maxpool.select(runs, group)
-    runs = runs.assign(program=runs.evaluation.where(runs.rule != "native", "native"))
+    runs = maxpool.with_program(maxpool.select(runs, group))
     runs = runs[runs.program.isin(list(PROGRAMS))][COLUMNS]
     programs = [name for name in PROGRAMS if name in set(runs.program)]
     normalizations = list(dict.fromkeys(runs.normalization))

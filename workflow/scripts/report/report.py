@@ -114,7 +114,7 @@ def maxpool_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
 def first_page(tables: dict[str, Any], sources: Sources) -> Section:
     """The claims that were tested, and the factorial figure."""
     claims, run = tables["claims"], sources.run
-    paths = tuple(f"figures/{run}/claims.{suffix}" for suffix in ("csv", "md", "tex"))
+    paths = claims_files(run)
     front = Section("What the runs say", [TESTED])
     front.tables.append(
         Table("Claims and verdicts", front_page.verdicts(claims, tables["claims_conditions"]), VERDICTS,
@@ -128,6 +128,10 @@ def first_page(tables: dict[str, Any], sources: Sources) -> Section:
         sources.figure(stem, "Is it the Jacobian or the arithmetic?") for stem in sources.of("factorial")[:1]
     ]
     return front
+
+
+def claims_files(run: str) -> tuple[str, ...]:
+    return tuple(f"figures/{run}/claims.{suffix}" for suffix in ("csv", "md", "tex"))
 
 
 def programs_sections(tables: dict[str, Any], sources: Sources) -> list[Section]:
@@ -161,7 +165,7 @@ def programs_sections(tables: dict[str, Any], sources: Sources) -> list[Section]
         "What helps",
         tables=[sources.table("mitigations", tables["mitigations"], "Mitigations beside native and composed")],
     )
-    files = tuple(f"figures/{run}/claims.{suffix}" for suffix in ("csv", "md", "tex"))
+    files = claims_files(run)
     claims = Section("All claims", tables=[
         Table("Every claim, with its rule", tables["claims_readable"], sources.captions["claims"],
               f"snakemake {files[0]}{options}", files, collapsed=True, wraps=True)])  # fmt: skip
