@@ -6,7 +6,8 @@ if FACTORIAL_GROUPS:
     rule maxpool_factorial_tables:
         input:
             runs="results/{run}/maxpool/runs.csv",
-            code=source("scripts/maxpool/factorial_tables.py") + library("factorial", "maxpool", "programs", "rules", "statistics"),
+            code=source("scripts/maxpool/factorial_tables.py")
+            + library("factorial", "maxpool", "programs", "rules", "statistics"),
         output:
             cells="results/{run}/maxpool/factorial.csv",
             effects="results/{run}/maxpool/factorial_effects.csv",
