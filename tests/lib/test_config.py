@@ -29,6 +29,7 @@ from nonsmooth.config import (
     ADAM_EPS,
     ADAM_EPS_FLOAT16,
     BLOCK_DEFAULTS,
+    CHECKPOINTS_DEFAULTS,
     CLAIMS_DEFAULTS,
     DEFAULTS,
     POOLING_ERRORS_DEFAULTS,
@@ -40,6 +41,7 @@ from nonsmooth.config import (
     ZONES_DEFAULTS,
     ConfigError,
     check,
+    checkpoints_settings,
     claims_settings,
     left_out,
     pooling_errors_settings,
@@ -95,6 +97,7 @@ FULL = {
     "deterministic": True,
     "seeds": [0],
     "epochs": 1,
+    "checkpoints": {"minutes": 10, "epochs": 1},
     "claims": {"margin": 0.1, "alpha": 0.05, "power": 0.8},
     "datasets": {
         **{name: {"path": "a folder", "mirrors": ["https://example.org/files"]} for name in FETCHED},
@@ -1586,6 +1589,11 @@ def test_weights_of_imagenet_are_left_out_without_a_folder(tmp_path: Path):
     assert [cell.dataset for cell in weights_cells(given)] == ["imagenet", "cifar10"]
 
 
+def test_when_a_training_is_saved_has_defaults():
+    assert checkpoints_settings(BARE) == CHECKPOINTS_DEFAULTS
+    assert checkpoints_settings({**BARE, "checkpoints": {"epochs": 5}}) == {"minutes": 10, "epochs": 5}
+
+
 def test_how_claims_are_decided_has_defaults():
     assert claims_settings(BARE) == CLAIMS_DEFAULTS
     assert claims_settings({**BARE, "claims": {"margin": 0.2}}) == {**CLAIMS_DEFAULTS, "margin": 0.2}
@@ -1672,6 +1680,7 @@ def test_documented_types_are_the_types():
 def test_documented_defaults_are_the_defaults():
     defaults = {dotted(below(key, name)): [] for key, node in OBJECTS.items() for name in node["properties"]}
     defaults |= {key: [value] for key, value in DEFAULTS.items()}
+    defaults |= {f"checkpoints.{key}": [] if value is None else [value] for key, value in CHECKPOINTS_DEFAULTS.items()}
     defaults |= {f"claims.{key}": [value] for key, value in CLAIMS_DEFAULTS.items()}
     defaults |= {f"maxpool.train.{key}": [value] for key, value in BLOCK_DEFAULTS.items()}
     defaults |= {f"maxpool.search.{key}": [value] for key, value in SEARCH_DEFAULTS.items()}

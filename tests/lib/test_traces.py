@@ -122,9 +122,10 @@ def test_watching_changes_no_bit(rule: str, precision: str, make_cell, train_set
     training.configure(training.Settings())
     hashes = []
     for traced in (False, True):
-        *_, last = training.epochs(cell, train_set, test_set, PRECISIONS[precision], CPU, traced)
-        hashes.append(training.weights_hash(last.model))
-        assert (last.trace is None) != traced
+        trainer = training.Trainer(cell, train_set, test_set, PRECISIONS[precision], CPU, traced)
+        assert [row["epoch"] for row in trainer.epochs()] == [1, 2]
+        hashes.append(training.weights_hash(trainer.model))
+        assert (trainer.trace is None) != traced
     assert hashes[0] == hashes[1]
 
 

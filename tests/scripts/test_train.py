@@ -99,6 +99,7 @@ def arguments(splits, folder: Path, **others) -> dict:
         "input": {split: str(path) for split, path in splits.items()},
         "output": outputs(folder),
         "params": {"cell": cell().to_dict(), "settings": SETTINGS, "numerics_version": 1},
+        "config": {},
         "threads": 1,
         "log": [str(folder / "train.log")],
         **others,

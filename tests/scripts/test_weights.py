@@ -27,6 +27,7 @@ def arguments(splits: dict[str, str], folder: Path, cell: WeightsCell = CELL, **
         "input": splits,
         "output": {"epochs": str(folder / "epochs.csv"), "record": str(folder / "record.json")},
         "params": {"cell": cell.to_dict(), "settings": SETTINGS, "numerics_version": 1},
+        "config": {},
         "threads": 1,
         "log": [str(folder / "weights.log")],
         **others,

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "datasets": {},
     "learning_rates": [],
 }
+CHECKPOINTS_DEFAULTS: dict[str, Any] = {"minutes": 10, "epochs": None}
 BLOCK_DEFAULTS: dict[str, Any] = {
     "relu_derivative": [0],
     "train_split": "train",
@@ -181,6 +182,11 @@ def _blocks(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def search_settings(config: dict[str, Any]) -> dict[str, Any]:
     """`maxpool.search` with its defaults."""
     return {**SEARCH_DEFAULTS, **config["maxpool"].get("search", {})}
+
+
+def checkpoints_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """When a training in progress is saved: after `minutes`, and after so many `epochs` unless that is None."""
+    return {**CHECKPOINTS_DEFAULTS, **config.get("checkpoints", {})}
 
 
 def claims_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,17 @@ from uuid import uuid4
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, with the same suffix, that replaces it when the block succeeds."""
+    """Yields a temporary path beside `path`, with the same suffix, that replaces it when the block succeeds.
+
+    What was written is on the disk before: a node that loses power leaves the old file or the new one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid4().hex}{path.suffix}")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ class Images:
         return _normalise(self.images[index], self.mean, self.std), self.labels[index]
 
     def batches(
-        self, batch_size: int, generator: torch.Generator | None = None, augmentation: str = "none"
+        self, batch_size: int, generator: torch.Generator | None = None, augmentation: str = "none", skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised batches, the last of which may be smaller.
 
@@ -69,12 +69,13 @@ class Images:
             generator: on the CPU; order and augmentation are drawn from it. Without one, the images come in
                 order as they are.
             augmentation: `crop_flip` shifts each image by up to 4 pixels each way, zeros moving in, and mirrors half of them.
+            skip: the batches at the beginning that are left out; the draws stay the same.
 
         Raises ValueError for another augmentation.
         """
         _require_augmentation(augmentation)
         if generator is None:
-            for start in range(0, len(self), batch_size):
+            for start in range(skip * batch_size, len(self), batch_size):
                 yield self.batch(slice(start, start + batch_size))
             return
         if len(self) == 0:  # split gives one empty part of nothing
@@ -82,11 +83,11 @@ class Images:
         device = self.labels.device
         order = torch.randperm(len(self), generator=generator).to(device)
         if augmentation == "none":
-            for index in order.split(batch_size):
+            for index in order.split(batch_size)[skip:]:
                 yield self.batch(index)
             return
         draws = [draw.to(device).split(batch_size) for draw in draw_crops_and_flips(len(self), generator)]
-        for index, top, left, flip in zip(order.split(batch_size), *draws, strict=True):
+        for index, top, left, flip in list(zip(order.split(batch_size), *draws, strict=True))[skip:]:
             images = crop_and_flip(self.images[index], top, left, flip)
             yield _normalise(images, self.mean, self.std), self.labels[index]
 
@@ -167,9 +168,9 @@ class StreamedImages:
         return replace(self, paths=self.paths[chosen], labels=self.labels[chosen])
 
     def batches(
-        self, batch_size: int, generator: torch.Generator | None = None, augmentation: str = "none"
+        self, batch_size: int, generator: torch.Generator | None = None, augmentation: str = "none", skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised batches, the last of which may be smaller.
+        """Normalised batches, the last of which may be smaller, without the first `skip`.
 
         With a `generator`, in a drawn order; and with `crop_flip`, each image is a random part of a random size, mirrored or
         not (torchvision's RandomResizedCrop and RandomHorizontalFlip). Otherwise its centre, 7/8 of its shorter side.
@@ -182,6 +183,10 @@ class StreamedImages:
         else:
             order = torch.randperm(len(self), generator=generator)
             seeds = torch.randint(2**62, (len(self),), generator=generator) if augmentation != "none" else None
+        order = order[skip * batch_size :]
+        seeds = None if seeds is None else seeds[skip * batch_size :]
+        if len(order) == 0:
+            return
         files = _ImageFiles(self.paths[order.numpy()], seeds, self.size)
         loader = torch.utils.data.DataLoader(
             files,

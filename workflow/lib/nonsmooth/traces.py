@@ -76,6 +76,18 @@ class PoolingTrace:
                 self.activations.append(row)
             kept.clear()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` of another trace of the same network takes to go on, between two steps."""
+        largest = {name: torch.stack(kept).double().cpu() for name, kept in self._largest.items() if kept}
+        return {"step": self._step, "largest": largest, "layers": self.layers, "activations": self.activations}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._step = state["step"]
+        self.layers, self.activations = list(state["layers"]), list(state["activations"])
+        for name, values in state["largest"].items():
+            self._largest[name] = list(values.to(self._device))
+
 
 def pooling_errors(input: Tensor, grad: Tensor, pool: MaxPool2d, precision: Precision) -> dict[str, Any]:
     """What one pooling does to its input and gradient, beside the true maximum.

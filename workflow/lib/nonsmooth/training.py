@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from nonsmooth import architectures, provenance
 from nonsmooth.cells import TrainingCell, WeightsCell, ZoneCell
+from nonsmooth.checkpoints import Checkpoint
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import content_hash
 from nonsmooth.images import Images, StreamedImages
@@ -88,6 +89,7 @@ def train(
     test_set: Images | StreamedImages,
     settings: Settings = Settings(),
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Run:
     """Train one cell.
 
@@ -100,6 +102,7 @@ def train(
         train_set, test_set: on the device of `settings`.
         settings: device (`cpu` or `cuda`), threads, determinism.
         on_epoch: called with each row of metrics.
+        checkpoint: where the run goes on if it was interrupted, and is saved; None saves nothing.
 
     Returns:
         Metrics per epoch: `epoch` (from 1), `learning_rate`, `train_loss` and `train_accuracy` (means over the
@@ -107,87 +110,151 @@ def train(
         `seconds` of training without the test, `images_per_second`. `layers` and `activations` of a `traces.PoolingTrace`.
 
     Raises:
-        ValueError: the device cannot do the cell's precision.
+        ValueError: the device cannot do the cell's precision; the checkpoint is of another run.
         MemoryError: the device's memory is too small; the message names the cell.
     """
-    started = time.time()
     device = torch.device(settings.device)
     precision = PRECISIONS[cell.precision]
     precision.require(device)
     configure(settings)
 
-    run = Run()
+    run, parts = Run(), Parts(settings)
     with memory_errors(cell, device):
-        for epoch in epochs(cell, train_set, test_set, precision, device, traced=True):
-            run.metrics.append(epoch.row)
+        trainer = Trainer(cell, train_set, test_set, precision, device, traced=True)
+
+        def state() -> dict[str, Any]:
+            return {"trainer": trainer.state_dict(), "metrics": run.metrics, "parts": parts.so_far(trainer.steps.taken)}
+
+        if checkpoint is not None and (saved := checkpoint.load()) is not None:
+            trainer.load_state_dict(saved["trainer"])
+            run.metrics = saved["metrics"]
+            parts.go_on_after(saved["parts"])
+        for row in trainer.epochs(after_step=checkpoint and (lambda: checkpoint.after_step(state))):
+            run.metrics.append(row)
             if on_epoch is not None:
-                on_epoch(epoch.row)
-    run.record = {**epoch.outcome(), **made_by(cell, settings, started)}
-    run.layers, run.activations = epoch.trace.layers, epoch.trace.activations
+                on_epoch(row)
+            if checkpoint is not None:
+                checkpoint.after_epoch(row["epoch"], state)
+    run.record = {**trainer.outcome(), **made_by(cell, settings, parts)}
+    run.layers, run.activations = trainer.trace.layers, trainer.trace.activations
     return run
 
 
-class Epoch(NamedTuple):
-    """A run after an epoch: its row of metrics, and what goes on changing: the network, whether it diverged, and its trace."""
-
-    row: dict[str, Any]
-    model: nn.Module
-    steps: _Steps
-    trace: PoolingTrace | None
-
-    def outcome(self) -> dict[str, Any]:
-        """Of a run that ends with this epoch, for its record."""
-        return {
-            "epochs_run": self.row["epoch"],
-            **self.steps.to_dict(),
-            "weights_sha256": weights_hash(self.model),
-        }
+def checkpoint_identity(cell: TrainingCell | WeightsCell, settings: Settings) -> dict[str, Any]:
+    """All that the bits of a run depend on, but the machine and the versions of libraries."""
+    return {**cell.to_dict(), **vars(settings), "numerics_version": NUMERICS_VERSION}
 
 
-def epochs(
-    cell: TrainingCell,
-    train_set: Images | StreamedImages,
-    test_set: Images | StreamedImages,
-    precision: Precision,
-    device: torch.device,
-    traced: bool = False,
-) -> Iterator[Epoch]:
-    """Train `cell` epoch by epoch, as the caller asks for them; see `train`. Ends early where the weights are not finite.
+class Parts:
+    """The parts that a run was trained in, of which an uninterrupted one has none but the last.
 
-    `traced` has the poolings watched, which changes no bit. Nothing global is left changed between epochs, so that two runs can take turns.
+    Attributes:
+        before: of each interrupted part its `seconds`, the `steps` taken at its end, and its `device` and version of `torch`.
+        seconds: since the beginning of this part, and of those before.
     """
-    model = initial_model(cell).to(device)
-    optimizer = build_optimizer(cell, model)
-    schedule = build_schedule(cell, optimizer)
-    scaler = precision.loss_scaler(device, always=cell.optimizer == "sgd_scaled")
-    draws = torch.Generator().manual_seed(cell.seed)
-    steps = _Steps(device)
-    trace = None
-    if traced:
-        trace = PoolingTrace(model, precision, device, cell.epochs * ceil(len(train_set) / cell.batch_size))
 
-    for epoch in range(1, cell.epochs + 1):
-        clock = time.perf_counter()
-        learning_rate = schedule.get_last_lr()[0]
-        sums = _Sums(device)
-        skipped_before = steps.skipped
-        model.train()
-        batches = train_set.batches(cell.batch_size, draws, cell.augmentation)
-        for number, (images, labels) in enumerate(batches):
+    def __init__(self, settings: Settings) -> None:
+        self.before: list[dict[str, Any]] = []
+        self._made = {"device": provenance.device(settings.device)["name"], "torch": torch.__version__}
+        self._started = time.time()
+
+    def so_far(self, steps: int) -> list[dict[str, Any]]:
+        """The parts, if this one ends now."""
+        return [*self.before, {"seconds": round(time.time() - self._started, 2), "steps": steps, **self._made}]
+
+    def go_on_after(self, parts: list[dict[str, Any]]) -> None:
+        """Those before this one. Says so in the log, and whether they were made elsewhere, so that the bits may be others."""
+        self.before = parts
+        logger.info("going on after %d steps", parts[-1]["steps"])
+        for name, value in self._made.items():
+            if parts[-1][name] != value:
+                logger.warning("until now with %s %s, from here with %s", name, parts[-1][name], value)
+
+    @property
+    def seconds(self) -> float:
+        return sum((part["seconds"] for part in self.before), start=time.time() - self._started)
+
+
+class Trainer:
+    """A run in progress: the network, and all else that changes while it is trained.
+
+    Nothing global is left changed between epochs, so that two runs can take turns.
+
+    Attributes:
+        model: the network. steps: what became of the steps. trace: what its poolings did, if it is `traced`, which changes no bit.
+        epochs_run: how many are over.
+    """
+
+    def __init__(
+        self,
+        cell: TrainingCell,
+        train_set: Images | StreamedImages,
+        test_set: Images | StreamedImages,
+        precision: Precision,
+        device: torch.device,
+        traced: bool = False,
+    ) -> None:
+        self._cell, self._precision, self._device = cell, precision, device
+        self._train_set, self._test_set = train_set, test_set
+        self.model = initial_model(cell).to(device)
+        self._optimizer = build_optimizer(cell, self.model)
+        self._schedule = build_schedule(cell, self._optimizer)
+        self._scaler = precision.loss_scaler(device, always=cell.optimizer == "sgd_scaled")
+        self._draws = torch.Generator().manual_seed(cell.seed)
+        self.steps = _Steps(device)
+        self.trace = None
+        if traced:
+            self.trace = PoolingTrace(
+                self.model, precision, device, cell.epochs * ceil(len(train_set) / cell.batch_size)
+            )
+        self.epochs_run = 0
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._batches, self._seconds = 0, 0.0
+        self._sums = _Sums(self._device)
+        self._skipped_before = self.steps.skipped
+        # Of the order of the epoch's images.
+        self._drawn_from = self._draws.get_state()
+
+    def epochs(self, after_step: Callable[[], None] | None = None) -> Iterator[dict[str, Any]]:
+        """Train epoch by epoch, as the caller asks for the rows of metrics; see `train`. Ends early where weights are not finite.
+
+        `after_step` is called after every step, when the run is in a state that can be saved.
+        """
+        while self.epochs_run < self._cell.epochs:
+            if self.epochs_run > 0 and not _finite(self.model):
+                logger.info("weights are not finite: stopping after epoch %d", self.epochs_run)
+                return
+            yield self._finish_epoch(after_step)
+
+    def _finish_epoch(self, after_step: Callable[[], None] | None) -> dict[str, Any]:
+        """Train what is left of an epoch."""
+        cell, trace, epoch = self._cell, self.trace, self.epochs_run + 1
+        seconds_before, clock = self._seconds, time.perf_counter()
+        learning_rate = self._schedule.get_last_lr()[0]
+        self.model.train()
+        self._draws.set_state(self._drawn_from)
+        batches = self._train_set.batches(cell.batch_size, self._draws, cell.augmentation, skip=self._batches)
+        for images, labels in batches:
             if trace is not None:
-                trace.begin_step(closely=number == 0)
-            with precision.arithmetic(device):
-                loss, logits, skipped = step(model, optimizer, scaler, precision, images, labels)
+                trace.begin_step(closely=self._batches == 0)
+            with self._precision.arithmetic(self._device):
+                loss, logits, skipped = step(self.model, self._optimizer, self._scaler, self._precision, images, labels)
             if trace is not None:
                 trace.end_step(epoch)
-            steps.record(loss, model, skipped)
-            sums.add(loss, logits, labels)
-        schedule.step()
+            self.steps.record(loss, self.model, skipped)
+            self._sums.add(loss, logits, labels)
+            self._batches += 1
+            if after_step is not None:
+                self._seconds = seconds_before + time.perf_counter() - clock
+                after_step()
+        self._schedule.step()
         if trace is not None:
             trace.end_epoch()
-        train_loss, train_accuracy = sums.means()
-        seconds = time.perf_counter() - clock
-        test_loss, test_accuracy = evaluate(model, test_set, precision.evaluation)
+        train_loss, train_accuracy = self._sums.means()
+        seconds = seconds_before + time.perf_counter() - clock
+        test_loss, test_accuracy = evaluate(self.model, self._test_set, self._precision.evaluation)
         row = {
             "epoch": epoch,
             "learning_rate": learning_rate,
@@ -195,18 +262,54 @@ def epochs(
             "train_accuracy": train_accuracy,
             "test_loss": test_loss,
             "test_accuracy": test_accuracy,
-            "skipped_steps": steps.skipped - skipped_before,
+            "skipped_steps": self.steps.skipped - self._skipped_before,
             "seconds": round(seconds, 4),
-            "images_per_second": round(len(train_set) / seconds, 1),
+            "images_per_second": round(len(self._train_set) / seconds, 1),
         }
-        yield Epoch(row, model, steps, trace)
-        if not _finite(model):
-            logger.info("weights are not finite: stopping after epoch %d", epoch)
-            break
+        self.epochs_run = epoch
+        self._begin_epoch()
+        return row
+
+    def outcome(self) -> dict[str, Any]:
+        """Of a run that ends here, for its record."""
+        return {"epochs_run": self.epochs_run, **self.steps.to_dict(), "weights_sha256": weights_hash(self.model)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes, after a step or an epoch, for `load_state_dict` of a new trainer of the same cell."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "steps": vars(self.steps),
+            "sums": vars(self._sums),
+            "trace": None if self.trace is None else self.trace.state_dict(),
+            "drawn_from": self._drawn_from,
+            "epochs_run": self.epochs_run,
+            "batches": self._batches,
+            "seconds": self._seconds,
+            "skipped_before": self._skipped_before,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, to the same bits."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
+        if self.trace is not None:
+            self.trace.load_state_dict(state["trace"])
+        _restore(self.steps, state["steps"])
+        _restore(self._sums, state["sums"])
+        self._draws.set_state(state["drawn_from"])
+        self._drawn_from = state["drawn_from"]
+        self.epochs_run, self._batches = state["epochs_run"], state["batches"]
+        self._seconds, self._skipped_before = state["seconds"], state["skipped_before"]
 
 
-def made_by(cell: TrainingCell | WeightsCell | ZoneCell, settings: Settings, started: float) -> dict[str, Any]:
-    """What every record says of how it was made: the cell, settings, flags, machine, versions, time and memory."""
+def made_by(cell: TrainingCell | WeightsCell | ZoneCell, settings: Settings, parts: Parts) -> dict[str, Any]:
+    """What every record says of how it was made: the cell, settings, flags, machine, versions, time and memory, interruptions."""
     device = torch.device(settings.device)
     with PRECISIONS[cell.precision].arithmetic(device):
         flags = backend_flags()
@@ -216,7 +319,8 @@ def made_by(cell: TrainingCell | WeightsCell | ZoneCell, settings: Settings, sta
         "settings": vars(settings),
         "flags": flags,
         "device": provenance.device(settings.device),
-        "seconds": round(time.time() - started, 2),
+        "seconds": round(parts.seconds, 2),
+        "interrupted": parts.before,
         **provenance.usage(settings.device),
         **provenance.environment(),
     }
@@ -368,6 +472,13 @@ def step(
     hook.remove()
     scaler.update()
     return loss.detach(), logits.detach(), not taken
+
+
+def _restore(counts: _Sums | _Steps, values: dict[str, Any]) -> None:
+    """Set the attributes, tensors where the present ones are."""
+    for name, value in values.items():
+        here = getattr(counts, name)
+        setattr(counts, name, value.to(here.device) if isinstance(here, Tensor) else value)
 
 
 class _Sums:

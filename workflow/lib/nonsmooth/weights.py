@@ -6,7 +6,6 @@ itself is the control: whatever distance it gets comes from the machine.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from math import nan
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 
 from nonsmooth import training
 from nonsmooth.cells import TrainingCell, WeightsCell
+from nonsmooth.checkpoints import Checkpoint
 from nonsmooth.images import Images, StreamedImages
 from nonsmooth.precision import PRECISIONS
 
@@ -26,6 +26,7 @@ def train_pair(
     test_set: Images | StreamedImages,
     settings: training.Settings,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> training.Run:
     """Train the program and the reference of a cell, an epoch of each in turn, and compare their weights after each.
 
@@ -37,6 +38,7 @@ def train_pair(
         train_set, test_set: on the device of `settings`.
         settings: device (`cpu` or `cuda`), threads, determinism.
         on_epoch: called with each row of metrics.
+        checkpoint: as of `training.train`.
 
     Returns:
         Metrics with a row per epoch, from 0, which is before training: `epoch`; `distance_l1` and `distance_linf`, the sum
@@ -46,27 +48,37 @@ def train_pair(
         The record has the outcome of both runs under `program` and `reference`, and the provenance.
 
     Raises:
-        ValueError: the device cannot do the cell's precision.
+        ValueError: the device cannot do the cell's precision; the checkpoint is of another run.
         MemoryError: the device's memory is too small; the message names the cell.
     """
-    started = time.time()
     device = torch.device(settings.device)
     PRECISIONS[cell.precision].require(device)
     training.configure(settings)
 
-    metrics = []
+    metrics: list[dict[str, Any]] = []
+    parts = training.Parts(settings)
     with training.memory_errors(cell, device):
-        program, reference = (_Side(trained, train_set, test_set, device) for trained in cell.runs())
-        for epoch in range(cell.epochs + 1):
-            if epoch > 0:
-                program.advance()
-                reference.advance()
-            distance_l1, distance_linf = distances(program.model, reference.model)
+        sides = [_Side(trained, train_set, test_set, device) for trained in cell.runs()]
+        program, reference = sides
+
+        def state() -> dict[str, Any]:
+            steps = sum(side.trainer.steps.taken for side in sides)
+            return {"sides": [side.state_dict() for side in sides], "metrics": metrics, "parts": parts.so_far(steps)}
+
+        if checkpoint is not None and (saved := checkpoint.load()) is not None:
+            for side, values in zip(sides, saved["sides"], strict=True):
+                side.load_state_dict(values)
+            metrics = saved["metrics"]
+            parts.go_on_after(saved["parts"])
+        for epoch in range(len(metrics), cell.epochs + 1):
+            for side in sides:
+                side.train_until(epoch, checkpoint and (lambda: checkpoint.after_step(state)))
+            distance_l1, distance_linf = distances(program.trainer.model, reference.trainer.model)
             row = {
                 "epoch": epoch,
                 "distance_l1": distance_l1,
                 "distance_linf": distance_linf,
-                "weights_l1": weights_l1(reference.model),
+                "weights_l1": weights_l1(reference.trainer.model),
                 "program_test_accuracy": program.test_accuracy,
                 "reference_test_accuracy": reference.test_accuracy,
                 "program_train_loss": program.train_loss,
@@ -76,8 +88,10 @@ def train_pair(
             metrics.append(row)
             if on_epoch is not None:
                 on_epoch(row)
-    outcomes = {"program": program.last.outcome(), "reference": reference.last.outcome()}
-    return training.Run(metrics, {**outcomes, **training.made_by(cell, settings, started)})
+            if checkpoint is not None and epoch > 0:
+                checkpoint.after_epoch(epoch, state)
+    outcomes = {"program": program.trainer.outcome(), "reference": reference.trainer.outcome()}
+    return training.Run(metrics, {**outcomes, **training.made_by(cell, settings, parts)})
 
 
 def distances(model: nn.Module, other: nn.Module) -> tuple[float, float]:
@@ -98,7 +112,9 @@ def weights_l1(model: nn.Module) -> float:
 
 
 class _Side:
-    """One of the two runs: its network, and what was measured of it after its last epoch."""
+    """One of the two runs, and what was measured of it after its last epoch."""
+
+    MEASURED = ("test_accuracy", "train_loss", "seconds")
 
     def __init__(
         self,
@@ -108,20 +124,25 @@ class _Side:
         device: torch.device,
     ) -> None:
         precision = PRECISIONS[cell.precision]
-        # Drawn from the seed once more by the run itself, to the same bits.
-        self.model = training.initial_model(cell).to(device)
-        _, self.test_accuracy = training.evaluate(self.model, test_set, precision.evaluation)
+        self.trainer = training.Trainer(cell, train_set, test_set, precision, device)
+        _, self.test_accuracy = training.evaluate(self.trainer.model, test_set, precision.evaluation)
         self.train_loss: float | None = None
         self.seconds = 0.0
-        self.last: training.Epoch | None = None
-        self._epochs = training.epochs(cell, train_set, test_set, precision, device)
 
-    def advance(self) -> None:
-        """Train an epoch, unless the weights are not finite, which no epoch would change."""
-        epoch = next(self._epochs, None)
-        if epoch is None:
+    def train_until(self, epoch: int, after_step: Callable[[], None] | None) -> None:
+        """Train an epoch unless it is over, or the weights are not finite, which no epoch would change."""
+        if self.trainer.epochs_run == epoch:
+            return
+        row = next(self.trainer.epochs(after_step), None)
+        if row is None:
             self.train_loss, self.seconds = nan, 0.0
             return
-        self.last, self.model = epoch, epoch.model
-        self.test_accuracy, self.train_loss = epoch.row["test_accuracy"], epoch.row["train_loss"]
-        self.seconds = epoch.row["seconds"]
+        self.test_accuracy, self.train_loss, self.seconds = (row[name] for name in self.MEASURED)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"trainer": self.trainer.state_dict(), **{name: getattr(self, name) for name in self.MEASURED}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trainer.load_state_dict(state["trainer"])
+        for name in self.MEASURED:
+            setattr(self, name, state[name])

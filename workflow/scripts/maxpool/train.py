@@ -2,11 +2,15 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from nonsmooth import images, training
 from nonsmooth.cells import ACTIVATIONS, LAYERS, SEARCH, TrainingCell
+from nonsmooth.checkpoints import Checkpoint
+from nonsmooth.config import checkpoints_settings
 from nonsmooth.files import read_json, write_json, write_rows
 from nonsmooth.joblog import job_log
 
@@ -18,6 +22,7 @@ def train(
     settings: training.Settings,
     outputs: dict[str, str],
     workers: int = 0,
+    saving: dict[str, Any] | None = None,
 ) -> None:
     def log(row: dict) -> None:
         logging.info(", ".join(f"{key} {value:.6g}" for key, value in row.items()))
@@ -27,11 +32,14 @@ def train(
         images.load(cell.dataset, cell.architecture, path, torch.device(settings.device), workers)
         for path in (train_path, test_path)
     )
-    run = training.train(cell, train_set, test_set, settings, on_epoch=log)
-    write_rows(outputs["metrics"], run.metrics)
-    write_rows(outputs["layers"], run.layers, LAYERS)
-    write_rows(outputs["activations"], run.activations, ACTIVATIONS)
-    write_json(outputs["record"], run.record)
+    path = Path(outputs["metrics"]).with_name("checkpoint.pt")
+    with Checkpoint(path, training.checkpoint_identity(cell, settings), **(saving or {})) as checkpoint:
+        run = training.train(cell, train_set, test_set, settings, on_epoch=log, checkpoint=checkpoint)
+        write_rows(outputs["metrics"], run.metrics)
+        write_rows(outputs["layers"], run.layers, LAYERS)
+        write_rows(outputs["activations"], run.activations, ACTIVATIONS)
+        write_json(outputs["record"], run.record)
+        checkpoint.remove()
 
 
 if __name__ == "__main__":
@@ -47,4 +55,5 @@ if __name__ == "__main__":
             settings,
             dict(snakemake.output.items()),
             workers=snakemake.threads - settings.threads,
+            saving=checkpoints_settings(snakemake.config),
         )

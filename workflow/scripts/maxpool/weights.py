@@ -2,11 +2,14 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nonsmooth import images, training
 from nonsmooth.cells import WeightsCell
+from nonsmooth.checkpoints import Checkpoint
+from nonsmooth.config import checkpoints_settings
 from nonsmooth.files import write_json, write_rows
 from nonsmooth.joblog import job_log
 from nonsmooth.weights import train_pair
@@ -20,6 +23,7 @@ def weights(
     epochs: Path,
     record: Path,
     workers: int = 0,
+    saving: dict[str, Any] | None = None,
 ) -> None:
     def log(row: dict) -> None:
         logging.info(", ".join(f"{key} {value:.6g}" for key, value in row.items() if value is not None))
@@ -29,9 +33,12 @@ def weights(
         images.load(cell.dataset, cell.architecture, path, torch.device(settings.device), workers)
         for path in (train_path, test_path)
     )
-    run = train_pair(cell, train_set, test_set, settings, on_epoch=log)
-    write_rows(epochs, run.metrics)
-    write_json(record, run.record)
+    path = epochs.with_name("checkpoint.pt")
+    with Checkpoint(path, training.checkpoint_identity(cell, settings), **(saving or {})) as checkpoint:
+        run = train_pair(cell, train_set, test_set, settings, on_epoch=log, checkpoint=checkpoint)
+        write_rows(epochs, run.metrics)
+        write_json(record, run.record)
+        checkpoint.remove()
 
 
 if __name__ == "__main__":
@@ -45,4 +52,5 @@ if __name__ == "__main__":
             Path(snakemake.output.epochs),
             Path(snakemake.output.record),
             workers=snakemake.threads - settings.threads,
+            saving=checkpoints_settings(snakemake.config),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +18,7 @@ from nonsmooth.datasets import DATASETS
 from nonsmooth.images import Images, StreamedImages
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import Native
-from nonsmooth.training import Settings, configure, made_by
+from nonsmooth.training import Parts, Settings, configure, made_by
 from nonsmooth.zones.measure import Comparison
 
 logger = logging.getLogger(__name__)
@@ -59,12 +58,12 @@ def measure_cell(
     Raises:
         ValueError: the device cannot do the cell's precision; replays of programs that cannot be replayed.
     """
-    started = time.time()
     device = torch.device(settings.device)
     precision = PRECISIONS[cell.precision]
     precision.require(device)
     settings = Settings(settings.device, settings.threads, deterministic=cell.kernels == "deterministic")
     configure(settings)
+    parts = Parts(settings)
     # It would write NaN into every new tensor, to show reads of what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
@@ -92,7 +91,7 @@ def measure_cell(
             on_minibatch(row)
     seconds["plain"] = time_plain(comparison, images, labels)
     run.layers = [{"layer": number, **layer} for number, layer in enumerate(run.layers, 1)]
-    made = made_by(cell, settings, started)
+    made = made_by(cell, settings, parts)
     run.record = {
         **made,
         "minibatches": len(run.minibatches),
