@@ -155,7 +155,7 @@ class Parts:
 
     def __init__(self, settings: Settings) -> None:
         self.before: list[dict[str, Any]] = []
-        self._made = {"device": provenance.device(settings.device)["name"], "torch": torch.__version__}
+        self._made = {"device": provenance.device(settings.device)["name"], "torch": str(torch.__version__)}
         self._started = time.time()
 
     def so_far(self, steps: int) -> list[dict[str, Any]]:
