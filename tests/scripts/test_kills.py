@@ -126,14 +126,14 @@ class Job:
 def kill_and_finish(job: Job, seconds: float, trained: float, kills: int, draw: random.Random) -> int:
     """Kill the job this often and let it finish; returns how many of its parts went on from a checkpoint.
 
-    Of the kills half are at any moment of the `seconds` that a job takes; the others after its first checkpoint, in the `trained`
+    One kill in five is at any moment of the `seconds` that a job takes; the others after its first checkpoint, in the `trained`
     seconds of training, which are the smaller part of these short jobs. One that ends before it is killed does not count.
     """
     went_on = 0
     while kills > 0:
         process = job.start()
         wait = draw.uniform(0, seconds)
-        if draw.random() < 0.5:
+        if draw.random() < 0.8:
             job.wait_for_checkpoint(process)
             wait = draw.uniform(0, trained)
         try:
