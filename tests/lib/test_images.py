@@ -473,6 +473,21 @@ def test_a_prepared_split_is_padded_for_the_architecture(architecture: str, size
     assert np.array_equal(data.labels.numpy(), labels)
 
 
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_skipped_batches_are_not_decoded_and_the_rest_is_the_same(augmentation: str, drawn: bool, files) -> None:
+    def batches(skip: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        generator = torch.Generator().manual_seed(5)
+        return list(files().batches(2, generator if drawn else None, augmentation, skip)), generator.get_state()
+
+    every, after = batches(0)
+    assert len(every) > 2
+    for skip in range(len(every) + 2):
+        some, after_some = batches(skip)
+        assert torch.equal(after, after_some)
+        assert same(some, every[skip:])
+
+
 def test_a_folder_of_classes_is_streamed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the user's folder, through the prepared file, to batches."""
     small = replace(DATASETS["imagenet"], sizes={"train": 4, "test": 2}, shape=(3, 48, 48), num_classes=2)

@@ -302,7 +302,6 @@ class Trainer:
             self.trace.load_state_dict(state["trace"])
         _restore(self.steps, state["steps"])
         _restore(self._sums, state["sums"])
-        self._draws.set_state(state["drawn_from"])
         self._drawn_from = state["drawn_from"]
         self.epochs_run, self._batches = state["epochs_run"], state["batches"]
         self._seconds, self._skipped_before = state["seconds"], state["skipped_before"]
