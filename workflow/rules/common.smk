@@ -2,9 +2,11 @@
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.enums import Quietness
 
 try:
     import nonsmooth
@@ -15,6 +17,7 @@ try:
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
     from nonsmooth import programs
+    from nonsmooth.progress import Job, Progress, duration
 except ImportError as error:
     raise WorkflowError(
         f"{error}: the project's package is not installed in this environment. Run `make setup`, or "
@@ -323,16 +326,32 @@ def table_files(name, label):
     }
 
 
-def duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
 STARTED = time.time()
 
 
 REPORT = f"figures/{RUN}/report.html"
+
+
+# The rules whose jobs are cells, which is what takes the time.
+CELL_RULES = ("maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones")
+
+
+def follow_cells():
+    """Tell how many cells are done, running and failed, as the run goes on."""
+    cells = [job for job in workflow.dag.jobs if job.rule.name in CELL_RULES]
+    to_run = [job for job in cells if workflow.dag.needrun(job)]
+    if to_run:
+        jobs = {job.jobid: Job(os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"), job.output[-1]) for job in to_run}
+        say = partial(logger.info, extra={"quietness": Quietness.PROGRESS})
+        logger.addHandler(Progress(jobs, len(cells) - len(to_run), f"logs/{RUN}/progress", say))
+
+
+onstart:
+    # Not in dry runs and jobs. It leans on the inside of Snakemake, and no run should be lost to that.
+    try:
+        follow_cells()
+    except Exception as error:
+        logger.warning(f"no progress of cells is shown ({type(error).__name__}: {error})")
 
 
 onsuccess:
@@ -343,6 +362,7 @@ onsuccess:
 onerror:
     print(
         f"Stopped after {duration(time.time() - STARTED)}. What is finished is kept: if something failed, correct the "
-        "cause; then run the same command again.",
+        "cause; then run the same command again. Failed cells and the ends of their logs: `make failed`, or "
+        "`python -m nonsmooth.failed`.",
         flush=True,
     )
