@@ -332,26 +332,32 @@ STARTED = time.time()
 REPORT = f"figures/{RUN}/report.html"
 
 
-# The rules whose jobs are cells, which is what takes the time.
+# The rules whose jobs make cells.
 CELL_RULES = ("maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones")
 
 
 def follow_cells():
-    """Tell how many cells are done, running and failed, as the run goes on."""
-    cells = [job for job in workflow.dag.jobs if job.rule.name in CELL_RULES]
-    to_run = [job for job in cells if workflow.dag.needrun(job)]
+    """Tell how many cells are done, running and failed while the run goes on, and record it for `nonsmooth.failed`."""
+    jobs = [job for job in workflow.dag.jobs if job.rule.name in CELL_RULES]
+    to_run = {
+        job.jobid: Job(os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"), job.output[-1])
+        for job in jobs
+        if workflow.dag.needrun(job)
+    }
     if to_run:
-        jobs = {job.jobid: Job(os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"), job.output[-1]) for job in to_run}
         say = partial(logger.info, extra={"quietness": Quietness.PROGRESS})
-        logger.addHandler(Progress(jobs, len(cells) - len(to_run), f"logs/{RUN}/progress", say))
+        logger.addHandler(Progress(to_run, len(jobs) - len(to_run), f"logs/{RUN}/progress", say))
 
 
+# Neither in dry runs nor in jobs.
 onstart:
-    # Not in dry runs and jobs. It leans on the inside of Snakemake, and no run should be lost to that.
+    # It leans on the inside of Snakemake, and no run should be lost to that.
     try:
         follow_cells()
     except Exception as error:
-        logger.warning(f"no progress of cells is shown ({type(error).__name__}: {error})")
+        logger.warning(
+            f"No progress of cells is shown or recorded ({type(error).__name__}: {error}); the run goes on"
+        )
 
 
 onsuccess:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 # Cells of each reason that are shown without --all.
 SHOWN = 3
@@ -43,16 +44,17 @@ class Failure:
     logs: list[Path]
 
     @property
-    def written_logs(self) -> list[Path]:
-        """The logs in which this attempt wrote something; one that dies early leaves the log of the attempt before."""
-        return [log for log in self.logs if tail(log) and log.stat().st_mtime > self.began - CLOCK_SKEW]
+    def telling_log(self) -> Path | None:
+        """The first log with an error in it, or else the last one; None if this attempt wrote nothing."""
+        # One that dies early leaves the log of the attempt before.
+        written = [log for log in self.logs if tail(log) and log.stat().st_mtime > self.began - CLOCK_SKEW]
+        return next((log for log in written if last_error(tail(log))), written[-1] if written else None)
 
     @property
     def reason(self) -> str:
         """Why, in one line."""
-        for log in self.written_logs:
-            if error := last_error(tail(log)):
-                return error
+        if self.telling_log and (error := last_error(tail(self.telling_log))):
+            return error
         if status := re.search(r"exit status (\d+)|Signals\.(SIG\w+)", self.message):
             number = int(status[1] or 0)
             name = status[2] or (signal.Signals(number - 128).name if number > 128 else f"exit status {number}")
@@ -69,8 +71,7 @@ class Run:
         is_alive: whether it goes on.
         began: in seconds since 1970.
         cells, done, unfinished: how many it is about, are done, and were started but neither finished nor failed.
-        waiting: how many were not started.
-        failures: by cell.
+        failures: of cells that are not done since.
     """
 
     name: str
@@ -91,17 +92,24 @@ class Run:
 
 
 def read(record: Path) -> Run:
-    """The run of a record."""
-    header, *events = _events(record)
-    began, outputs, failures = {}, {}, {}
-    for event in events:
-        cell = event["cell"]
-        if event["event"] == "started":
-            began[cell], outputs[cell] = event["time"], Path(event["output"])
-            failures.pop(cell, None)
-        else:
-            logs = [Path(os.path.relpath(log)) for log in event["logs"]]
-            failures[cell] = Failure(cell, began.get(cell, 0.0), event["time"], event["message"], logs)
+    """The run of a record. Raises ValueError if its beginning is lost."""
+    header: dict[str, Any] = {}
+    began: dict[str, float] = {}
+    outputs: dict[str, Path] = {}
+    failures: dict[str, Failure] = {}
+    for event in _events(record):
+        cell = event.get("cell", "")
+        match event["event"]:
+            case "run":
+                header = event
+            case "started":
+                began[cell], outputs[cell] = event["time"], Path(event["output"])
+                failures.pop(cell, None)
+            case "failed":
+                logs = [Path(os.path.relpath(log)) for log in event["logs"]]
+                failures[cell] = Failure(cell, began.get(cell, 0.0), event["time"], event["message"], logs)
+    if not header:
+        raise ValueError(f"{record}: damaged, as where the disk was full; delete it to see the run before")
     finished = {cell for cell, output in outputs.items() if output.exists()}
     failed = [failure for cell, failure in failures.items() if cell not in finished]
     return Run(
@@ -115,7 +123,7 @@ def read(record: Path) -> Run:
     )
 
 
-def _events(record: Path) -> Iterator[dict]:
+def _events(record: Path) -> Iterator[dict[str, Any]]:
     """Lines that are not whole, as after a full disk, are left out."""
     for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -125,12 +133,12 @@ def _events(record: Path) -> Iterator[dict]:
 
 
 def _is_locked(record: Path) -> bool:
-    """Whether the process that writes the record is alive."""
+    """Whether the process that writes the record is alive; False where the file system has no locks."""
     with record.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
     return False
 
 
@@ -178,12 +186,12 @@ def show(run: Run, shown: int | None, lines: int) -> None:
         print(f"\n{len(failures):,} failed: {first}")
         for failure, reason in failures[:shown]:
             print(f"\n  {failure.cell}, {clock(failure.ended)}" + (f": {reason}" if reason != first else ""))
+            telling = failure.telling_log
             for log in failure.logs:
-                written = log in failure.written_logs
-                print(f"  {log}" + ("" if written else ": nothing of this attempt"))
-                for line in tail(log, lines) if written else []:
-                    print(f"    {line}")
-        if failures[shown:] if shown is not None else False:
+                print(f"  {log}")
+            for line in tail(telling, lines) if telling else ["(nothing in it from this attempt)"]:
+                print(f"    {line}")
+        if shown is not None and len(failures) > shown:
             print(f"\n  and {len(failures) - shown:,} more, which --all shows")
     print()
 
@@ -194,19 +202,23 @@ def latest(name: str | None) -> list[Path]:
     return [record for record in records if _is_locked(record)] or records[-1:]
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
+    """The command line; see `python -m nonsmooth.failed --help`. Raises SystemExit if there is nothing to read."""
     parser = argparse.ArgumentParser(prog="python -m nonsmooth.failed", description=__doc__)
     parser.add_argument("run", nargs="?", help="name of a preset; otherwise of all")
     parser.add_argument("--all", action="store_true", help=f"every failed cell, not the first {SHOWN} of each reason")
     parser.add_argument("--lines", type=int, default=10, help="how many of each log (default: 10)")
-    arguments = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without an error
+    arguments = parser.parse_args(command)
     records = latest(arguments.run)
     if not records:
         raise SystemExit(f"no run is recorded in logs/{arguments.run or '*'}/progress; is this the project's folder?")
-    for record in records:
-        show(read(record), None if arguments.all else SHOWN, arguments.lines)
+    try:
+        for record in records:
+            show(read(record), None if arguments.all else SHOWN, arguments.lines)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without an error
     main()

@@ -63,7 +63,7 @@ class Progress(logging.Handler):
         self.began: float | None = None
         self.said, self.told = -interval, 0
         self.errors: dict[int | None, str] = {}
-        self.is_broken = False
+        self.has_warned = False
         total = finished_before + len(jobs)
         say(f"Cells: {finished_before:,} of {total:,} are done already, {len(jobs):,} to run")
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -78,12 +78,12 @@ class Progress(logging.Handler):
         try:
             self._follow(record)
         except Exception as error:
-            if not self.is_broken:
-                self.is_broken = True
-                self.say(f"The progress may be wrong from here on ({type(error).__name__}: {error}); the run goes on")
+            self._warn_once(error)
 
     def close(self) -> None:
-        self.record.close()
+        """End the record."""
+        with suppress(OSError):
+            self.record.close()
         super().close()
 
     def _follow(self, record: logging.LogRecord) -> None:
@@ -95,8 +95,8 @@ class Progress(logging.Handler):
             case "job_finished" if record.job_id in self.jobs:
                 self.running.discard(record.job_id)
                 self.finished.add(record.job_id)
-                # Another is started at once where one waits, and then tells both.
-                if not self._waiting():
+                # Where a cell waits, it is started at once and tells both; but after a failure it may not be.
+                if self.failed or not self._waiting():
                     self._say_news(record.created)
             case "job_error" if record.jobid in self.jobs:
                 # Slurm's plugin has a message; of a local job Snakemake logs the exit status first, in the same thread.
@@ -112,7 +112,8 @@ class Progress(logging.Handler):
                 self.errors[record.thread] = record.getMessage()
 
     def _start(self, number: int, now: float) -> None:
-        self.began = self.began or now
+        if self.began is None:
+            self.began = now
         self.failed.discard(number)
         self.running.add(number)
         job = self.jobs[number]
@@ -146,8 +147,18 @@ class Progress(logging.Handler):
         return (now - self.began) / done * left if done else None
 
     def _note(self, **event: Any) -> None:
-        self.record.write(json.dumps(event) + "\n")
-        self.record.flush()
+        try:
+            self.record.write(json.dumps(event) + "\n")
+            self.record.flush()
+        except OSError as error:
+            self._warn_once(error)
+
+    def _warn_once(self, error: Exception) -> None:
+        if not self.has_warned:
+            self.has_warned = True
+            self.say(
+                f"Progress may be wrong or missing from here on ({type(error).__name__}: {error}); the run goes on"
+            )
 
 
 def duration(seconds: float) -> str:
