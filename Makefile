@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := run
-.PHONY: run setup test lock format clean help
+.PHONY: run setup test failed lock format clean help
 
 run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
 	@test -f "$(CONFIG)" || { echo "CONFIG: there is no file $(CONFIG)"; exit 1; }
@@ -21,6 +21,9 @@ setup: $(READY) ## set up the environment only
 
 test: $(READY) ## set up and run all tests
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
+
+failed: $(READY) ## list the cells that failed in the latest run, with the ends of their logs
+	@$(BIN)/python -m nonsmooth.failed
 
 lock: $(READY) ## resolve the dependencies of pyproject.toml anew into requirements.txt
 	$(BIN)/pip install --quiet uv

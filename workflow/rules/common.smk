@@ -2,9 +2,11 @@
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.enums import Quietness
 
 try:
     import nonsmooth
@@ -15,6 +17,7 @@ try:
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
     from nonsmooth import programs
+    from nonsmooth.progress import Job, Progress, duration
 except ImportError as error:
     raise WorkflowError(
         f"{error}: the project's package is not installed in this environment. Run `make setup`, or "
@@ -323,16 +326,38 @@ def table_files(name, label):
     }
 
 
-def duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-
-
 STARTED = time.time()
 
 
 REPORT = f"figures/{RUN}/report.html"
+
+
+# The rules whose jobs make cells.
+CELL_RULES = ("maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones")
+
+
+def follow_cells():
+    """Tell how many cells are done, running and failed while the run goes on, and record it for `nonsmooth.failed`."""
+    jobs = [job for job in workflow.dag.jobs if job.rule.name in CELL_RULES]
+    to_run = {
+        job.jobid: Job(os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"), job.output[-1])
+        for job in jobs
+        if workflow.dag.needrun(job)
+    }
+    if to_run:
+        say = partial(logger.info, extra={"quietness": Quietness.PROGRESS})
+        logger.addHandler(Progress(to_run, len(jobs) - len(to_run), f"logs/{RUN}/progress", say))
+
+
+# Neither in dry runs nor in jobs.
+onstart:
+    # It leans on the inside of Snakemake, and no run should be lost to that.
+    try:
+        follow_cells()
+    except Exception as error:
+        logger.warning(
+            f"No progress of cells is shown or recorded ({type(error).__name__}: {error}); the run goes on"
+        )
 
 
 onsuccess:
@@ -343,6 +368,7 @@ onsuccess:
 onerror:
     print(
         f"Stopped after {duration(time.time() - STARTED)}. What is finished is kept: if something failed, correct the "
-        "cause; then run the same command again.",
+        "cause; then run the same command again. Failed cells and the ends of their logs: `make failed`, or "
+        "`python -m nonsmooth.failed`.",
         flush=True,
     )
