@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.modules import replace_modules
+from nonsmooth.pooling.compiled import CompiledMaxPool2d, can_compile
 from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
@@ -129,6 +130,8 @@ def max_pool2d(
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
         case Minimal() | Hybrid():
             geometry.require_input_in_every_window(input)
+            if not return_indices and can_compile(input, geometry):
+                return CompiledMaxPool2d.apply(input, geometry, rule_beta(rule))[0]
             output, indices = ExactMaxPool2d.apply(input, geometry, rule_beta(rule))
         case _ if type(rule) in POOLINGS:
             if return_indices:

@@ -30,16 +30,16 @@ class ExactMaxPool2d(torch.autograd.Function):
     def backward(ctx, grad: Tensor | None, _):
         if grad is None:
             return None, None, None
-        return _JacobianProduct.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta, True), None, None
+        return JacobianProduct.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta, True), None, None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
         if tangent is None:
             return None, None
-        return _JacobianProduct.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta, False), None
+        return JacobianProduct.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta, False), None
 
 
-class _JacobianProduct(torch.autograd.Function):
+class JacobianProduct(torch.autograd.Function):
     """The Jacobian times a tangent of the input, or its transpose times a gradient of the output."""
 
     @staticmethod
@@ -55,14 +55,14 @@ class _JacobianProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        product = _JacobianProduct.apply(grad, *ctx.saved_tensors, *ctx.settings, not ctx.transposed)
+        product = JacobianProduct.apply(grad, *ctx.saved_tensors, *ctx.settings, not ctx.transposed)
         return product, None, None, None, None, None, None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor | None, *_):
         if tangent is None:
             return None
-        return _JacobianProduct.apply(tangent, *ctx.saved_tensors, *ctx.settings, ctx.transposed)
+        return JacobianProduct.apply(tangent, *ctx.saved_tensors, *ctx.settings, ctx.transposed)
 
 
 # Custom operators, so that their inner arithmetic, which is in float64, is one operation to anything that

@@ -237,6 +237,7 @@ RULES: dict[str, Callable[..., Tensor | None]] = {
     "copy": _copy,
     "cudnn_batch_norm": _batch_norm,
     "div": _div,
+    "max_pool2d_with_codes": _max_pool2d,
     "max_pool2d_with_indices": _max_pool2d,
     "mean": _sum_or_mean(aten.mean),
     "mm": _mm,

@@ -1,0 +1,150 @@
+"""Exact max pooling by compiled kernels: the bits and derivatives of `ExactMaxPool2d` in a fraction of the time, on a CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nonsmooth.pooling.exact import JacobianProduct
+from nonsmooth.pooling.kernels import MOST_POSITIONS, TYPES, Shape, kernels
+from nonsmooth.pooling.windows import Geometry
+
+
+def can_compile(input: Tensor, geometry: Geometry) -> bool:
+    """Whether `CompiledMaxPool2d` can pool `input`: contiguous, on a CPU, in windows of 16 positions at most."""
+    return (
+        input.device.type == "cpu"
+        and input.dtype in TYPES
+        and input.is_contiguous()
+        # With one channel both are true, and the layout of PyTorch's output depends on the strides.
+        and not input.is_contiguous(memory_format=torch.channels_last)
+        and math.prod(geometry.kernel) <= MOST_POSITIONS
+        and not torch.compiler.is_compiling()
+        and kernels() is not None
+    )
+
+
+class CompiledMaxPool2d(torch.autograd.Function):
+    """`ExactMaxPool2d` where `can_compile`, with codes of where the maxima are in place of indices.
+
+    What is differentiated twice or in forward mode is computed by the plain path.
+    """
+
+    @staticmethod
+    def forward(input: Tensor, geometry: Geometry, beta: float) -> tuple[Tensor, Tensor]:
+        return max_pool2d_with_codes(input, *geometry)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        input, ctx.geometry, ctx.beta = inputs
+        _, codes = output
+        ctx.mark_non_differentiable(codes)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(input, codes)
+        ctx.save_for_forward(input, codes)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, _):
+        if grad is None:
+            return None, None, None
+        return _TransposedProduct.apply(grad, *ctx.saved_tensors, ctx.geometry, ctx.beta), None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor | None, *_):
+        if tangent is None:
+            return None, None
+        input, _ = ctx.saved_tensors
+        return _product(tangent, input, ctx.geometry, ctx.beta), None
+
+
+class _TransposedProduct(torch.autograd.Function):
+    """The transposed Jacobian times a gradient of the output."""
+
+    @staticmethod
+    def forward(grad, input, codes, geometry, beta) -> Tensor:
+        return max_pool2d_with_codes_backward(grad, input, codes, *geometry, beta)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, input, codes, ctx.geometry, ctx.beta = inputs
+        ctx.save_for_backward(input, codes)
+        ctx.save_for_forward(input, codes)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        input, _ = ctx.saved_tensors
+        return _product(grad, input, ctx.geometry, ctx.beta), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor | None, *_):
+        if tangent is None:
+            return None
+        return _TransposedProduct.apply(tangent, *ctx.saved_tensors, ctx.geometry, ctx.beta)
+
+
+def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) -> Tensor:
+    """The Jacobian times a tangent of the input, by the plain path."""
+    values, indices = torch.ops.aten.max_pool2d_with_indices(input.detach(), *geometry)
+    return JacobianProduct.apply(tangent, input, values, indices, geometry, beta, False)
+
+
+# Custom operators for the same reason as those of the plain path.
+
+
+@torch.library.custom_op("nonsmooth::max_pool2d_with_codes", mutates_args=())
+def max_pool2d_with_codes(
+    input: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> tuple[Tensor, Tensor]:
+    """The maxima, as PyTorch returns them, and an int16 for every window with a bit for each position that holds one."""
+    shape, size = _shape(input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads())
+    output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
+    kernels().forward(input, output, codes, shape)
+    return output, codes
+
+
+@torch.library.custom_op("nonsmooth::max_pool2d_with_codes_backward", mutates_args=())
+def max_pool2d_with_codes_backward(
+    grad: Tensor,
+    input: Tensor,
+    codes: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    beta: float,
+) -> Tensor:
+    """The transposed hybrid Jacobian times `grad`; `input` says no more than its shape and type."""
+    shape, _ = _shape(input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads())
+    result = torch.empty_like(input)
+    kernels().backward(grad.contiguous(), codes, result, shape, beta)
+    return result
+
+
+@lru_cache(maxsize=1024)
+def _shape(size: torch.Size, geometry: Geometry, threads: int) -> tuple[Shape, torch.Size]:
+    """What the kernels want to know, and the size of the output. Raises PyTorch's RuntimeError for a geometry that it refuses."""
+    pooled = torch.nn.functional.max_pool2d(torch.empty(size, device="meta"), *geometry).shape
+    kernel, stride, padding, dilation, _ = geometry
+    planes = math.prod(size[:-2])
+    return Shape(planes, *size[-2:], *pooled[-2:], *kernel, *stride, *padding, *dilation, threads), pooled
+
+
+@max_pool2d_with_codes.register_fake
+def _(input, kernel, stride, padding, dilation, ceil_mode) -> tuple[Tensor, Tensor]:
+    output, indices = torch.ops.aten.max_pool2d_with_indices(input, kernel, stride, padding, dilation, ceil_mode)
+    return output, indices.to(torch.int16)
+
+
+@max_pool2d_with_codes_backward.register_fake
+def _(grad, input, codes, kernel, stride, padding, dilation, ceil_mode, beta) -> Tensor:
+    return torch.empty_like(input)

@@ -1,0 +1,291 @@
+// Exact max pooling and the gradient of its hybrid Jacobian on a CPU: the bits of exact.py in a few passes over memory.
+//
+// The forward pass leaves a code per window, which is all that the gradient needs: a bit for every position of the kernel, in scan
+// order, that holds a maximum. The lowest one is PyTorch's argmax. A window with NaNs has the bit of the last one alone.
+//
+// A few planes at a time are taken apart by the strides (space to depth): the value at row y and column x of a padded plane goes
+// to row y / stride_height, column x / stride_width of phase (y mod stride_height, x mod stride_width). What neighbouring windows
+// see at one position of the kernel then lies side by side, and the loops over windows vectorise whatever the geometry.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+// In the order of nonsmooth.pooling.compiled.Shape.
+struct Shape {
+    int64_t planes, height, width, rows, columns;
+    int64_t kernel_height, kernel_width, stride_height, stride_width, top, left, dilation_height, dilation_width, threads;
+
+    int64_t positions() const { return kernel_height * kernel_width; }
+    bool overlaps() const {
+        return (kernel_height - 1) * dilation_height + 1 > stride_height || (kernel_width - 1) * dilation_width + 1 > stride_width;
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------- layout
+
+// How the values of a block of planes lie once they are taken apart, in cells. Windows are numbered by the cell of their first
+// position in the first phase. Where none begins they are computed, too, and never read.
+struct Layout {
+    const Shape s;
+    const int64_t rows, columns, planes, windows, cells;
+
+    explicit Layout(const Shape& s)
+        : s(s),
+          rows(std::max((s.top + s.height - 1) / s.stride_height + 1, s.rows + down(s.kernel_height - 1))),
+          columns(std::max((s.left + s.width - 1) / s.stride_width + 1, s.columns + right(s.kernel_width - 1))),
+          planes(std::max<int64_t>(1, 256 / (rows * columns))),
+          windows(planes * rows * columns),
+          cells(s.stride_height * s.stride_width * windows + down(s.kernel_height - 1) * columns + right(s.kernel_width - 1)) {}
+
+    int64_t down(int64_t i) const { return i * s.dilation_height / s.stride_height; }
+    int64_t right(int64_t j) const { return j * s.dilation_width / s.stride_width; }
+
+    // The cell that window 0 sees at a position of the kernel; window w sees the w-th after it.
+    int64_t at(int64_t position) const {
+        const int64_t i = position / s.kernel_width, j = position % s.kernel_width;
+        const int64_t phase = i * s.dilation_height % s.stride_height * s.stride_width + j * s.dilation_width % s.stride_width;
+        return phase * windows + down(i) * columns + right(j);
+    }
+
+    // Calls visit(cell, offset in memory) for every value of `count` planes.
+    template <class Visit> void for_each_value(int64_t count, Visit visit) const {
+        const auto walk = [&](const auto stride) {
+            for (int64_t plane = 0; plane < count; ++plane)
+                for (int64_t y0 = 0; y0 < std::min(s.stride_height, s.height); ++y0)
+                    for (int64_t x0 = 0; x0 < std::min<int64_t>(stride, s.width); ++x0) {
+                        const int64_t y = y0 + s.top, x = x0 + s.left;  // of the first value in this phase
+                        int64_t cell = (y % s.stride_height * stride + x % stride) * windows +
+                                       (plane * rows + y / s.stride_height) * columns + x / stride;
+                        int64_t offset = (plane * s.height + y0) * s.width + x0;
+                        const int64_t length = (s.width - x0 - 1) / stride + 1;
+                        for (int64_t row = y0; row < s.height; row += s.stride_height) {
+                            for (int64_t i = 0; i < length; ++i) visit(cell + i, offset + i * stride);
+                            cell += columns;
+                            offset += s.stride_height * s.width;
+                        }
+                    }
+        };
+        switch (s.stride_width) {  // known strides vectorise
+            case 1: return walk(std::integral_constant<int64_t, 1>());
+            case 2: return walk(std::integral_constant<int64_t, 2>());
+            default: return walk(s.stride_width);
+        }
+    }
+
+    // Calls visit(first window in the layout, offset in memory, length) for every run of the windows of `count` planes.
+    template <class Visit> void for_each_run(int64_t count, Visit visit) const {
+        if (rows == s.rows && columns == s.columns) return visit(0, 0, count * rows * columns);
+        for (int64_t plane = 0; plane < count; ++plane)
+            for (int64_t row = 0; row < s.rows; ++row)
+                visit((plane * rows + row) * columns, (plane * s.rows + row) * s.columns, s.columns);
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------- types
+
+template <class To, class From> To bits_of(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// A floating type by its bits, as a signed integer.
+template <class Bits_, int significand> struct Type {
+    using Bits = Bits_;
+    static constexpr Bits lowest = std::numeric_limits<Bits>::min(), highest = std::numeric_limits<Bits>::max();
+    static constexpr Bits infinity = Bits(highest >> significand << significand);
+
+    static bool is_nan(Bits value) { return Bits(value & highest) > infinity; }
+    // Grows with the value, above `lowest`. The same for both zeros, and `highest` for every NaN.
+    static Bits key(Bits value) {
+        const Bits size = Bits(value & highest);
+        return size > infinity ? highest : value < 0 ? Bits(-size) : value;
+    }
+    // What PyTorch's pooling returns for a value that it found.
+    static Bits returned(Bits value) { return value; }
+};
+
+struct Double : Type<int64_t, 52> {
+    static double widen(Bits value) { return bits_of<double>(value); }
+    static Bits narrow(double value) { return bits_of<Bits>(value); }
+};
+
+struct Single : Type<int32_t, 23> {
+    static double widen(Bits value) { return bits_of<float>(value); }
+    static Bits narrow(double value) { return bits_of<Bits>(float(value)); }
+};
+
+// By integers, since compilers vectorise these.
+template <int significand> struct Sixteen : Type<int16_t, significand> {
+    static constexpr int shift = 52 - significand;
+    static constexpr int64_t one = int64_t(1) << 52;  // in the exponent of a double
+    // The exponent of infinities and NaNs, and what added to an exponent makes it that of a double.
+    static constexpr int64_t largest = (int64_t(1) << (15 - significand)) - 1, bias = 1023 - largest / 2;
+
+    static double widen(int16_t value) {
+        const int64_t size = int64_t(value & 0x7fff) << shift, exponent = size >> 52;
+        const double subnormal = bits_of<double>(size + (bias + 1) * one) - bits_of<double>((bias + 1) * one);
+        const int64_t normal = size + (exponent == largest ? 2047 - largest : bias) * one;
+        const int64_t bits = exponent == 0 ? bits_of<int64_t>(subnormal) : normal;
+        return bits_of<double>(bits | int64_t(value < 0) << 63);
+    }
+
+    // Rounded once: the sum with a power of two has no bit below the last one of the 16-bit number.
+    static int16_t narrow(double value) {
+        const int64_t size = bits_of<int64_t>(value) & std::numeric_limits<int64_t>::max();
+        const int64_t limit = (bias + largest) * one, clamped = size < limit ? size : limit;
+        const int64_t normal = (clamped >> 52) - bias, exponent = normal > 1 ? normal : 1;
+        const int64_t power = (exponent + bias + shift) * one;
+        const int64_t rounded = bits_of<int64_t>(bits_of<double>(clamped) + bits_of<double>(power)) - power;
+        const int64_t number = size > 2047 * one ? size >> shift & 0x7fff : rounded + ((exponent - 1) << significand);
+        return int16_t(number | (bits_of<int64_t>(value) < 0 ? 0x8000 : 0));
+    }
+};
+
+struct Half : Sixteen<10> {
+    static Bits returned(Bits value) { return is_nan(value) ? Bits(value | 0x200) : value; }
+};
+
+struct Brain : Sixteen<7> {
+    static Bits returned(Bits value) { return is_nan(value) ? Bits(0x7fc0) : value; }
+};
+
+// ---------------------------------------------------------------------------------------------------- passes
+
+// Every window looks at one more position, where it sees `values` with these `keys`.
+template <class T, class Bits>
+void look(int64_t n, int64_t position, const Bits* __restrict values, const Bits* __restrict keys,
+          Bits* __restrict best, Bits* __restrict best_keys, Bits* __restrict codes) {
+    const Bits bit = Bits(1 << position);
+    for (int64_t w = 0; w < n; ++w) {
+        const Bits value = values[w], key = keys[w], old = best[w], old_key = best_keys[w], code = codes[w];
+        const bool is_better = (key > old_key) | (key == T::highest), is_maximum = key >= old_key;
+        codes[w] = Bits((is_better ? 0 : code) | (is_maximum ? bit : 0));
+        best[w] = is_better ? value : old;
+        best_keys[w] = is_maximum ? key : old_key;
+    }
+}
+
+template <class T> void forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* codes, const Shape& s) {
+    using Bits = typename T::Bits;
+    const Layout layout(s);
+    std::vector<bool> is_value(layout.cells);
+    layout.for_each_value(layout.planes, [&](int64_t cell, int64_t) { is_value[cell] = true; });
+    std::vector<int64_t> empty;  // padding, and what lies between planes
+    for (int64_t cell = 0; cell < layout.cells; ++cell)
+        if (!is_value[cell]) empty.push_back(cell);
+#pragma omp parallel num_threads(s.threads)
+    {
+        std::vector<Bits> values(layout.cells), keys(layout.cells);
+        std::vector<Bits> best(layout.windows), best_keys(layout.windows), found(layout.windows);
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < s.planes; first += layout.planes) {
+            const int64_t count = std::min(layout.planes, s.planes - first), n = count * layout.rows * layout.columns;
+            const Bits* const __restrict from = input + first * s.height * s.width;
+            Bits* const __restrict cells = values.data();
+            layout.for_each_value(count, [=](int64_t cell, int64_t offset) { cells[cell] = from[offset]; });
+            std::transform(values.begin(), values.end(), keys.begin(), T::key);
+            for (const int64_t cell : empty) keys[cell] = T::lowest;
+            std::fill_n(best_keys.begin(), n, T::lowest);
+            for (int64_t position = 0; position < s.positions(); ++position)
+                look<T>(n, position, &values[layout.at(position)], &keys[layout.at(position)], best.data(), best_keys.data(),
+                        found.data());
+            layout.for_each_run(count, [&](int64_t window, int64_t offset, int64_t length) {
+                offset += first * s.rows * s.columns;
+                std::transform(&best[window], &best[window] + length, output + offset, T::returned);
+                std::copy_n(&found[window], length, codes + offset);
+            });
+        }
+    }
+}
+
+// What a window sends to its argmax and to each other maximum, and codes of where these are.
+template <class T, class Cell>
+void share(int64_t n, double beta, const typename T::Bits* __restrict gradients, const uint16_t* __restrict codes,
+           Cell* __restrict to_argmax, Cell* __restrict to_others, uint16_t* __restrict argmax, uint16_t* __restrict others) {
+    const auto rounded = [](double value) {
+        if constexpr (std::is_same_v<Cell, double>) return value;
+        else return T::narrow(value);
+    };
+    for (int64_t w = 0; w < n; ++w) {
+        const int code = codes[w];
+        int maxima = 0;
+        for (int position = 0; position < 16; ++position) maxima += code >> position & 1;
+        const double g = T::widen(gradients[w]), k = maxima;
+        // Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
+        to_argmax[w] = rounded((k - beta * (k - 1)) * g / k + 0.0);
+        to_others[w] = rounded(g * beta / k + 0.0);
+        argmax[w] = uint16_t(code & -code);
+        others[w] = uint16_t(code & (code - 1));
+    }
+}
+
+// Every window with this position in its code sends its share there.
+template <class Cell>
+void send(int64_t n, int64_t position, const uint16_t* __restrict codes, const Cell* __restrict shares, Cell* __restrict cells) {
+    for (int64_t w = 0; w < n; ++w) {
+        const Cell share = shares[w], sent = codes[w] & 1 << position ? share : Cell(0);
+        if constexpr (std::is_same_v<Cell, double>) cells[w] += sent;
+        else cells[w] |= sent;
+    }
+}
+
+// A cell is a value's gradient. Where windows overlap, what they send is added in float64 and rounded then; otherwise one window
+// sends something that is not zero, or none, and it is rounded before.
+template <class T, class Cell>
+void backward(const typename T::Bits* gradient, const uint16_t* codes, typename T::Bits* result, const Shape& s, double beta) {
+    using Bits = typename T::Bits;
+    const Layout layout(s);
+    const auto rounded = [](Cell cell) {
+        if constexpr (std::is_same_v<Cell, double>) return T::narrow(cell);
+        else return cell;
+    };
+#pragma omp parallel num_threads(s.threads)
+    {
+        std::vector<Bits> gradients(layout.windows);
+        std::vector<uint16_t> found(layout.windows), argmax(layout.windows), others(layout.windows);
+        std::vector<Cell> to_argmax(layout.windows), to_others(layout.windows), sums(layout.cells);
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < s.planes; first += layout.planes) {
+            const int64_t count = std::min(layout.planes, s.planes - first), n = count * layout.rows * layout.columns;
+            layout.for_each_run(count, [&](int64_t window, int64_t offset, int64_t length) {
+                offset += first * s.rows * s.columns;
+                std::copy_n(gradient + offset, length, &gradients[window]);
+                std::copy_n(codes + offset, length, &found[window]);
+            });
+            share<T>(n, beta, gradients.data(), found.data(), to_argmax.data(), to_others.data(), argmax.data(), others.data());
+            std::fill(sums.begin(), sums.end(), Cell(0));
+            for (int64_t position = 0; position < s.positions(); ++position)
+                send(n, position, others.data(), to_others.data(), &sums[layout.at(position)]);
+            // Backwards, so that windows add to a value in scan order.
+            for (int64_t position = s.positions() - 1; position >= 0; --position)
+                send(n, position, argmax.data(), to_argmax.data(), &sums[layout.at(position)]);
+            Bits* const __restrict to = result + first * s.height * s.width;
+            const Cell* const __restrict cells = sums.data();
+            layout.for_each_value(count, [=](int64_t cell, int64_t offset) { to[offset] = rounded(cells[cell]); });
+        }
+    }
+}
+
+}  // namespace
+
+#define EXPORT(name, T)                                                                                              \
+    extern "C" void forward_##name(const void* input, void* output, void* codes, const Shape* shape) {               \
+        forward<T>((const T::Bits*)input, (T::Bits*)output, (uint16_t*)codes, *shape);                               \
+    }                                                                                                                \
+    extern "C" void backward_##name(                                                                                 \
+        const void* gradient, const void* codes, void* result, const Shape* shape, double beta) {                    \
+        (shape->overlaps() ? backward<T, double> : backward<T, T::Bits>)(                                            \
+            (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, beta);                       \
+    }
+EXPORT(float16, Half)
+EXPORT(bfloat16, Brain)
+EXPORT(float32, Single)
+EXPORT(float64, Double)

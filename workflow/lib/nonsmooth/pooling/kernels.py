@@ -1,0 +1,145 @@
+"""The kernels of `kernels.cpp`, compiled by the machine's own compiler when they are first used, and kept.
+
+They lie in the folder `nonsmooth` of the user's cache (`$XDG_CACHE_HOME`, by default `~/.cache`), a file for each source, compiler
+and processor, since several machines may share a home folder. `NONSMOOTH_COMPILED=0` switches them off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nonsmooth.files import atomic
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+# A contracted multiplication and addition would round once where the plain path rounds twice.
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
+# The first of these that the compiler takes; they change speed alone.
+EXTRA_FLAGS = (("-march=native", "-fopenmp"), ("-march=native",), ())
+# By the names of the compiled functions.
+TYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+# A code has a bit for each of them.
+MOST_POSITIONS = 16
+
+
+class Shape(ctypes.Structure):
+    """Planes of height x width that are pooled to rows x columns; in the order of `Shape` in `kernels.cpp`."""
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "planes", "height", "width", "rows", "columns", "kernel_height", "kernel_width", "stride_height", "stride_width",
+            "top", "left", "dilation_height", "dilation_width", "threads",
+        )
+    ]  # fmt: skip
+
+
+class Kernels:
+    """A compiled library. All tensors are contiguous, on the CPU, and of one of `TYPES`; codes are int16."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError for a file that is missing or broken."""
+        content = path.read_bytes()
+        # Checked first, since loading a library that is cut short ends the process.
+        if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+            raise OSError(f"{path} is broken; delete it")
+        library, pointer = ctypes.CDLL(str(path)), ctypes.c_void_p
+        self._forward = {dtype: getattr(library, f"forward_{name}") for dtype, name in TYPES.items()}
+        self._backward = {dtype: getattr(library, f"backward_{name}") for dtype, name in TYPES.items()}
+        for dtype in TYPES:
+            self._forward[dtype].argtypes = (pointer, pointer, pointer, pointer)
+            self._backward[dtype].argtypes = (pointer, pointer, pointer, pointer, ctypes.c_double)
+
+    def forward(self, input: Tensor, output: Tensor, codes: Tensor, shape: Shape) -> None:
+        """Write the maxima of `input` to `output`, and where they are to `codes`."""
+        self._forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), ctypes.addressof(shape))
+
+    def backward(self, grad: Tensor, codes: Tensor, result: Tensor, shape: Shape, beta: float) -> None:
+        """Write the gradient of the input, for `grad` at the output, to `result`."""
+        self._backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), ctypes.addressof(shape), beta)
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The kernels of this machine; None if there are none, of which the log says why, or if they are switched off."""
+    if os.environ.get("NONSMOOTH_COMPILED") == "0":
+        return None
+    try:
+        return _load()
+    except (OSError, RuntimeError) as error:
+        logger.warning("max pooling runs uncompiled, with the same bits but several times slower: %s", error)
+        return None
+
+
+def _load() -> Kernels:
+    """The kernels from the cache, or newly compiled. Raises OSError or RuntimeError that says what is missing."""
+    compiler = _compiler()
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
+    made_of = (SOURCE.read_text(encoding="utf-8"), repr((compiler, FLAGS, EXTRA_FLAGS)), version, _instructions())
+    key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nonsmooth" / f"pooling-{key}.so"
+    try:
+        loaded = Kernels(path)
+    except OSError:
+        _compile(compiler, path)
+        loaded = Kernels(path)
+    if not all(_are_right(loaded, dtype) for dtype in TYPES):
+        raise RuntimeError(f"{path}, made by {shlex.join(compiler)}, computes something else")
+    return loaded
+
+
+def _compiler() -> list[str]:
+    """The command in `$CXX`, or the first compiler that is found."""
+    if os.environ.get("CXX"):
+        return shlex.split(os.environ["CXX"])
+    for name in ("c++", "g++", "clang++"):
+        if path := shutil.which(name):
+            return [path]
+    raise RuntimeError("no C++ compiler (c++, g++, clang++) is installed, and CXX names none")
+
+
+def _instructions() -> str:
+    """The instructions that this processor has, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _compile(compiler: list[str], path: Path) -> None:
+    """Write the library and its digest to `path`, whole or not at all. Raises RuntimeError with the compiler's last words."""
+    with atomic(path) as temporary:
+        for extra in EXTRA_FLAGS:
+            command = [*compiler, *FLAGS, *extra, str(SOURCE), "-o", str(temporary)]
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode == 0:
+                break
+        else:
+            raise RuntimeError(f"{shlex.join(command)}: {run.stderr.strip()[-300:]}")
+        digest = hashlib.sha256(temporary.read_bytes()).digest()
+        with temporary.open("ab") as file:
+            file.write(digest)
+
+
+def _are_right(kernels: Kernels, dtype: torch.dtype) -> bool:
+    """Whether two windows with three maxima each are pooled as they should, at beta = 2."""
+    input = torch.tensor([[1, 1, -2, 2], [1, -1, 2, 2]], dtype=dtype)
+    output, codes, result = input.new_empty(2), torch.empty(2, dtype=torch.int16), torch.empty_like(input)
+    shape = Shape(1, 2, 4, 1, 2, 2, 2, 2, 2, 0, 0, 1, 1, 1)
+    kernels.forward(input, output, codes, shape)
+    kernels.backward(torch.full_like(output, 3), codes, result, shape, 2.0)
+    return output.tolist() == [1, 2] and result.tolist() == [[-1, 2, 0, -1], [2, 0, 2, 2]]
