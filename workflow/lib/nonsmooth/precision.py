@@ -205,6 +205,8 @@ OPERATIONS: dict[str, Rounding] = {
             "_amp_foreach_non_finite_check_and_unscale",
             "boltzmann_pool2d",
             "boltzmann_pool2d_backward",
+            "composed_max_pool2d_with_codes",  # each of its operations
+            "composed_max_pool2d_with_codes_backward",
             "div",
             "logsumexp_pool2d",
             "logsumexp_pool2d_backward",

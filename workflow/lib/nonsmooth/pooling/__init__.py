@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.modules import replace_modules
-from nonsmooth.pooling.compiled import CompiledMaxPool2d, can_compile
+from nonsmooth.pooling.compiled import CompiledComposedMaxPool2d, CompiledMaxPool2d, can_compile
 from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
@@ -107,7 +107,9 @@ def max_pool2d(
         case Hybrid(beta=beta, evaluation="composed"):
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
-            return composed_max_pool2d(input, geometry, beta)
+            geometry.require_tiling(input, "evaluation='composed' follows a published program that", " Use evaluation='exact'.")
+            composed = CompiledComposedMaxPool2d.apply if can_compile(input, geometry) else composed_max_pool2d
+            return composed(input, geometry, beta)
         case Norm(derivative=derivative, evaluation=evaluation):
             if return_indices:
                 raise ValueError(f"max_pool2d: rule {rule} has no indices")

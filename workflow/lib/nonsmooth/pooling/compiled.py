@@ -1,4 +1,4 @@
-"""Exact max pooling by compiled kernels: the bits and derivatives of `ExactMaxPool2d` in a fraction of the time, on a CPU."""
+"""Exact and composed max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time, on a CPU."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import JacobianProduct
 from nonsmooth.pooling.kernels import MOST_POSITIONS, TYPES, Shape, kernels
 from nonsmooth.pooling.windows import Geometry
 
 
 def can_compile(input: Tensor, geometry: Geometry) -> bool:
-    """Whether `CompiledMaxPool2d` can pool `input`: contiguous, on a CPU, in windows of 16 positions at most."""
+    """Whether the functions below can pool `input`: contiguous, on a CPU, in windows of 16 positions at most."""
     return (
         input.device.type == "cpu"
         and input.dtype in TYPES
@@ -92,6 +93,29 @@ def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) ->
     return JacobianProduct.apply(tangent, input, values, indices, geometry, beta, False)
 
 
+class CompiledComposedMaxPool2d(torch.autograd.Function):
+    """`composed_max_pool2d` where `can_compile` and the windows tile the input.
+
+    What is differentiated twice is computed by the plain path.
+    """
+
+    @staticmethod
+    def forward(ctx, input: Tensor, geometry: Geometry, beta: float) -> Tensor:
+        ctx.geometry, ctx.beta = geometry, beta
+        output, codes = composed_with_codes(input, geometry.kernel, beta)
+        ctx.save_for_backward(input, codes)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        input, codes = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            again = input.detach().requires_grad_() if not input.requires_grad else input
+            output = composed_max_pool2d(again, ctx.geometry, ctx.beta)
+            return torch.autograd.grad(output, again, grad, create_graph=True)[0], None, None
+        return composed_with_codes_backward(grad, input, codes, ctx.geometry.kernel, ctx.beta), None, None
+
+
 # Custom operators for the same reason as those of the plain path.
 
 
@@ -130,6 +154,29 @@ def max_pool2d_with_codes_backward(
     return result
 
 
+@torch.library.custom_op("nonsmooth::composed_max_pool2d_with_codes", mutates_args=())
+def composed_with_codes(input: Tensor, kernel: Sequence[int], beta: float) -> tuple[Tensor, Tensor]:
+    """The combination of two poolings of windows that tile the input, and codes, which are 0 where a window has a NaN."""
+    geometry = Geometry.of(kernel, None, 0, 1, False)
+    shape, size = _shape(input.shape, geometry, torch.get_num_threads())
+    output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
+    if kernels().composed(input, output, codes, shape, beta):
+        # Of zeros of both signs in a window each of the two poolings chooses one, in its own way.
+        output = composed_max_pool2d(input, geometry, beta)
+    return output, codes
+
+
+@torch.library.custom_op("nonsmooth::composed_max_pool2d_with_codes_backward", mutates_args=())
+def composed_with_codes_backward(
+    grad: Tensor, input: Tensor, codes: Tensor, kernel: Sequence[int], beta: float
+) -> Tensor:
+    """The gradient of the input that autodiff computes for the composition; `input` says no more than its shape and type."""
+    shape, _ = _shape(input.shape, Geometry.of(kernel, None, 0, 1, False), torch.get_num_threads())
+    result = torch.empty_like(input)
+    kernels().composed_backward(grad.contiguous(), codes, result, shape, beta)
+    return result
+
+
 @lru_cache(maxsize=1024)
 def _shape(size: torch.Size, geometry: Geometry, threads: int) -> tuple[Shape, torch.Size]:
     """What the kernels want to know, and the size of the output. Raises PyTorch's RuntimeError for a geometry that it refuses."""
@@ -147,4 +194,15 @@ def _(input, kernel, stride, padding, dilation, ceil_mode) -> tuple[Tensor, Tens
 
 @max_pool2d_with_codes_backward.register_fake
 def _(grad, input, codes, kernel, stride, padding, dilation, ceil_mode, beta) -> Tensor:
+    return torch.empty_like(input)
+
+
+@composed_with_codes.register_fake
+def _(input, kernel, beta) -> tuple[Tensor, Tensor]:
+    output, indices = torch.ops.aten.max_pool2d_with_indices(input, kernel)
+    return output, indices.to(torch.int16)
+
+
+@composed_with_codes_backward.register_fake
+def _(grad, input, codes, kernel, beta) -> Tensor:
     return torch.empty_like(input)

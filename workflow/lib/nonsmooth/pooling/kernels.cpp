@@ -1,4 +1,5 @@
-// Exact max pooling and the gradient of its hybrid Jacobian on a CPU: the bits of exact.py in a few passes over memory.
+// Exact max pooling with the gradient of its hybrid Jacobian, and composed max pooling, on a CPU: the bits of exact.py and composed.py
+// in a few passes over memory.
 //
 // The forward pass leaves a code per window, which is all that the gradient needs: a bit for every position of the kernel, in scan
 // order, that holds a maximum. The lowest one is PyTorch's argmax. A window with NaNs has the bit of the last one alone.
@@ -157,6 +158,50 @@ struct Brain : Sixteen<7> {
     static Bits returned(Bits value) { return is_nan(value) ? Bits(0x7fc0) : value; }
 };
 
+// ---------------------------------------------------------------------------------------------------- rules
+
+// What a window with the gradient g and so many maxima sends to its argmax, to each other maximum, and to the rest, by the hybrid
+// Jacobian in float64. Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
+template <class T> struct Exact {
+    using Bits = typename T::Bits;
+    const double beta;
+    static constexpr bool has_rest = false;
+
+    Bits output(Bits maximum) const { return T::returned(maximum); }
+    uint16_t code(Bits code, Bits) const { return uint16_t(code); }
+    double to_argmax(double g, int maxima) const { return (maxima - beta * (maxima - 1)) * g / maxima + 0.0; }
+    double to_others(double g, int maxima) const { return g * beta / maxima + 0.0; }
+    double to_rest(double, int) const { return 0.0; }
+};
+
+// The same by the composition of two poolings in the working type: every operation is computed in float32, of float64 in float64,
+// and rounded. The rest is multiplied by 0, which is NaN where the product overflowed, and all of a NaN's window is.
+template <class T> struct Composed {
+    using Bits = typename T::Bits;
+    using Wide = std::conditional_t<std::is_same_v<T, Double>, double, float>;
+    const Wide beta, remainder;
+    static constexpr bool has_rest = true;
+
+    explicit Composed(double beta) : beta(Wide(beta)), remainder(Wide(1 - beta)) {}
+
+    static Wide rounded(Wide value) { return Wide(T::widen(T::narrow(value))); }
+    Bits output(Bits maximum) const {
+        const Wide value = Wide(T::widen(maximum));
+        return T::narrow(rounded(beta * value) + rounded(remainder * value));
+    }
+    uint16_t code(Bits code, Bits maximum) const { return T::is_nan(maximum) ? uint16_t(0) : uint16_t(code); }
+    // Without a maximum 0 / 0.
+    Wide share(double g, int maxima) const {
+        return rounded(rounded(beta * Wide(g)) * Wide(maxima > 0) / Wide(maxima));
+    }
+    double to_argmax(double g, int maxima) const {
+        const Wide alone = rounded(remainder * Wide(g)) + Wide(0);
+        return share(g, maxima) + alone;
+    }
+    double to_others(double g, int maxima) const { return share(g, maxima) + Wide(0); }
+    double to_rest(double g, int maxima) const { return share(g, maxima) * Wide(0) + Wide(0); }
+};
+
 // ---------------------------------------------------------------------------------------------------- passes
 
 // Every window looks at one more position, where it sees `values` with these `keys`.
@@ -173,7 +218,9 @@ void look(int64_t n, int64_t position, const Bits* __restrict values, const Bits
     }
 }
 
-template <class T> void forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* codes, const Shape& s) {
+// `rule` makes an output of a maximum, and keeps or changes the code. Returns whether a -0 was seen.
+template <class T, class Rule>
+bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* codes, const Shape& s, const Rule rule) {
     using Bits = typename T::Bits;
     const Layout layout(s);
     std::vector<bool> is_value(layout.cells);
@@ -181,7 +228,8 @@ template <class T> void forward(const typename T::Bits* input, typename T::Bits*
     std::vector<int64_t> empty;  // padding, and what lies between planes
     for (int64_t cell = 0; cell < layout.cells; ++cell)
         if (!is_value[cell]) empty.push_back(cell);
-#pragma omp parallel num_threads(s.threads)
+    bool has_negative_zero = false;
+#pragma omp parallel num_threads(s.threads) reduction(| : has_negative_zero)
     {
         std::vector<Bits> values(layout.cells), keys(layout.cells);
         std::vector<Bits> best(layout.windows), best_keys(layout.windows), found(layout.windows);
@@ -193,39 +241,60 @@ template <class T> void forward(const typename T::Bits* input, typename T::Bits*
             layout.for_each_value(count, [=](int64_t cell, int64_t offset) { cells[cell] = from[offset]; });
             std::transform(values.begin(), values.end(), keys.begin(), T::key);
             for (const int64_t cell : empty) keys[cell] = T::lowest;
+            for (const Bits value : values) has_negative_zero |= value == T::lowest;
             std::fill_n(best_keys.begin(), n, T::lowest);
             for (int64_t position = 0; position < s.positions(); ++position)
                 look<T>(n, position, &values[layout.at(position)], &keys[layout.at(position)], best.data(), best_keys.data(),
                         found.data());
             layout.for_each_run(count, [&](int64_t window, int64_t offset, int64_t length) {
                 offset += first * s.rows * s.columns;
-                std::transform(&best[window], &best[window] + length, output + offset, T::returned);
-                std::copy_n(&found[window], length, codes + offset);
+                for (int64_t w = 0; w < length; ++w) {
+                    output[offset + w] = rule.output(best[window + w]);
+                    codes[offset + w] = rule.code(found[window + w], best[window + w]);
+                }
             });
         }
     }
+    return has_negative_zero;
 }
 
-// What a window sends to its argmax and to each other maximum, and codes of where these are.
-template <class T, class Cell>
-void share(int64_t n, double beta, const typename T::Bits* __restrict gradients, const uint16_t* __restrict codes,
-           Cell* __restrict to_argmax, Cell* __restrict to_others, uint16_t* __restrict argmax, uint16_t* __restrict others) {
-    const auto rounded = [](double value) {
-        if constexpr (std::is_same_v<Cell, double>) return value;
-        else return T::narrow(value);
-    };
-    for (int64_t w = 0; w < n; ++w) {
-        const int code = codes[w];
-        int maxima = 0;
-        for (int position = 0; position < 16; ++position) maxima += code >> position & 1;
-        const double g = T::widen(gradients[w]), k = maxima;
-        // Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
-        to_argmax[w] = rounded((k - beta * (k - 1)) * g / k + 0.0);
-        to_others[w] = rounded(g * beta / k + 0.0);
-        argmax[w] = uint16_t(code & -code);
-        others[w] = uint16_t(code & (code - 1));
+// What windows send, and codes of where to.
+template <class T, class Cell> struct Sent {
+    std::vector<Cell> to_argmax, to_others, to_rest;
+    std::vector<uint16_t> argmax, others, rest;
+
+    Sent(int64_t windows, bool has_rest)
+        : to_argmax(windows), to_others(windows), to_rest(has_rest ? windows : 0), argmax(windows), others(windows),
+          rest(has_rest ? windows : 0) {}
+
+    template <class Rule>
+    void set(int64_t n, const Rule rule, const typename T::Bits* __restrict gradients, const uint16_t* __restrict codes) {
+        const auto rounded = [](double value) {
+            if constexpr (std::is_same_v<Cell, double>) return value;
+            else return T::narrow(value);
+        };
+        Cell* const __restrict first = to_argmax.data();
+        Cell* const __restrict second = to_others.data();
+        for (int64_t w = 0; w < n; ++w) {
+            const int code = codes[w];
+            int maxima = 0;
+            for (int position = 0; position < 16; ++position) maxima += code >> position & 1;
+            const double g = T::widen(gradients[w]);
+            first[w] = rounded(rule.to_argmax(g, maxima));
+            second[w] = rounded(rule.to_others(g, maxima));
+            argmax[w] = uint16_t(code & -code);
+            others[w] = uint16_t(code & (code - 1));
+        }
+        if constexpr (Rule::has_rest)
+            for (int64_t w = 0; w < n; ++w) {
+                const int code = codes[w];
+                int maxima = 0;
+                for (int position = 0; position < 16; ++position) maxima += code >> position & 1;
+                to_rest[w] = rounded(rule.to_rest(T::widen(gradients[w]), maxima));
+                rest[w] = uint16_t(~code);
+            }
     }
-}
+};
 
 // Every window with this position in its code sends its share there.
 template <class Cell>
@@ -239,8 +308,8 @@ void send(int64_t n, int64_t position, const uint16_t* __restrict codes, const C
 
 // A cell is a value's gradient. Where windows overlap, what they send is added in float64 and rounded then; otherwise one window
 // sends something that is not zero, or none, and it is rounded before.
-template <class T, class Cell>
-void backward(const typename T::Bits* gradient, const uint16_t* codes, typename T::Bits* result, const Shape& s, double beta) {
+template <class T, class Cell, class Rule>
+void backward(const typename T::Bits* gradient, const uint16_t* codes, typename T::Bits* result, const Shape& s, const Rule rule) {
     using Bits = typename T::Bits;
     const Layout layout(s);
     const auto rounded = [](Cell cell) {
@@ -250,8 +319,9 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
 #pragma omp parallel num_threads(s.threads)
     {
         std::vector<Bits> gradients(layout.windows);
-        std::vector<uint16_t> found(layout.windows), argmax(layout.windows), others(layout.windows);
-        std::vector<Cell> to_argmax(layout.windows), to_others(layout.windows), sums(layout.cells);
+        std::vector<uint16_t> found(layout.windows);
+        std::vector<Cell> sums(layout.cells);
+        Sent<T, Cell> sent(layout.windows, Rule::has_rest);
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < s.planes; first += layout.planes) {
             const int64_t count = std::min(layout.planes, s.planes - first), n = count * layout.rows * layout.columns;
@@ -260,13 +330,16 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
                 std::copy_n(gradient + offset, length, &gradients[window]);
                 std::copy_n(codes + offset, length, &found[window]);
             });
-            share<T>(n, beta, gradients.data(), found.data(), to_argmax.data(), to_others.data(), argmax.data(), others.data());
+            sent.set(n, rule, gradients.data(), found.data());
             std::fill(sums.begin(), sums.end(), Cell(0));
             for (int64_t position = 0; position < s.positions(); ++position)
-                send(n, position, others.data(), to_others.data(), &sums[layout.at(position)]);
+                send(n, position, sent.others.data(), sent.to_others.data(), &sums[layout.at(position)]);
             // Backwards, so that windows add to a value in scan order.
             for (int64_t position = s.positions() - 1; position >= 0; --position)
-                send(n, position, argmax.data(), to_argmax.data(), &sums[layout.at(position)]);
+                send(n, position, sent.argmax.data(), sent.to_argmax.data(), &sums[layout.at(position)]);
+            if (std::any_of(sent.to_rest.begin(), sent.to_rest.end(), [](Cell share) { return share != 0; }))
+                for (int64_t position = 0; position < s.positions(); ++position)
+                    send(n, position, sent.rest.data(), sent.to_rest.data(), &sums[layout.at(position)]);
             Bits* const __restrict to = result + first * s.height * s.width;
             const Cell* const __restrict cells = sums.data();
             layout.for_each_value(count, [=](int64_t cell, int64_t offset) { to[offset] = rounded(cells[cell]); });
@@ -278,12 +351,21 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
 
 #define EXPORT(name, T)                                                                                              \
     extern "C" void forward_##name(const void* input, void* output, void* codes, const Shape* shape) {               \
-        forward<T>((const T::Bits*)input, (T::Bits*)output, (uint16_t*)codes, *shape);                               \
+        forward<T>((const T::Bits*)input, (T::Bits*)output, (uint16_t*)codes, *shape, Exact<T>{0});                 \
     }                                                                                                                \
     extern "C" void backward_##name(                                                                                 \
         const void* gradient, const void* codes, void* result, const Shape* shape, double beta) {                    \
-        (shape->overlaps() ? backward<T, double> : backward<T, T::Bits>)(                                            \
-            (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, beta);                       \
+        (shape->overlaps() ? backward<T, double, Exact<T>> : backward<T, T::Bits, Exact<T>>)(                        \
+            (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, Exact<T>{beta});             \
+    }                                                                                                                \
+    extern "C" bool composed_forward_##name(                                                                         \
+        const void* input, void* output, void* codes, const Shape* shape, double beta) {                             \
+        return forward<T>((const T::Bits*)input, (T::Bits*)output, (uint16_t*)codes, *shape, Composed<T>(beta));     \
+    }                                                                                                                \
+    extern "C" void composed_backward_##name(                                                                        \
+        const void* gradient, const void* codes, void* result, const Shape* shape, double beta) {                    \
+        backward<T, T::Bits>(                                                                                        \
+            (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, Composed<T>(beta));          \
     }
 EXPORT(float16, Half)
 EXPORT(bfloat16, Brain)

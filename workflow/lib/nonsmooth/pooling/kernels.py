@@ -59,9 +59,13 @@ class Kernels:
         library, pointer = ctypes.CDLL(str(path)), ctypes.c_void_p
         self._forward = {dtype: getattr(library, f"forward_{name}") for dtype, name in TYPES.items()}
         self._backward = {dtype: getattr(library, f"backward_{name}") for dtype, name in TYPES.items()}
+        self._composed = {dtype: getattr(library, f"composed_forward_{name}") for dtype, name in TYPES.items()}
+        self._composed_backward = {dtype: getattr(library, f"composed_backward_{name}") for dtype, name in TYPES.items()}
         for dtype in TYPES:
             self._forward[dtype].argtypes = (pointer, pointer, pointer, pointer)
-            self._backward[dtype].argtypes = (pointer, pointer, pointer, pointer, ctypes.c_double)
+            for functions in (self._backward, self._composed, self._composed_backward):
+                functions[dtype].argtypes = (pointer, pointer, pointer, pointer, ctypes.c_double)
+            self._composed[dtype].restype = ctypes.c_bool
 
     def forward(self, input: Tensor, output: Tensor, codes: Tensor, shape: Shape) -> None:
         """Write the maxima of `input` to `output`, and where they are to `codes`."""
@@ -70,6 +74,18 @@ class Kernels:
     def backward(self, grad: Tensor, codes: Tensor, result: Tensor, shape: Shape, beta: float) -> None:
         """Write the gradient of the input, for `grad` at the output, to `result`."""
         self._backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), ctypes.addressof(shape), beta)
+
+    def composed(self, input: Tensor, output: Tensor, codes: Tensor, shape: Shape, beta: float) -> bool:
+        """Write the composed pooling's output, and codes for its gradient; returns whether `input` has a -0."""
+        return self._composed[input.dtype](
+            input.data_ptr(), output.data_ptr(), codes.data_ptr(), ctypes.addressof(shape), beta
+        )
+
+    def composed_backward(self, grad: Tensor, codes: Tensor, result: Tensor, shape: Shape, beta: float) -> None:
+        """Write the gradient of the composed pooling's input, for `grad` at the output, to `result`."""
+        self._composed_backward[grad.dtype](
+            grad.data_ptr(), codes.data_ptr(), result.data_ptr(), ctypes.addressof(shape), beta
+        )
 
 
 @cache
