@@ -107,7 +107,7 @@ def max_pool2d_with_codes(
     """The maxima, as PyTorch returns them, and an int16 for every window with a bit for each position that holds one."""
     shape, size = _shape(input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads())
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
-    kernels().forward(input, output, codes, shape)
+    kernels().forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape)
     return output, codes
 
 
@@ -125,8 +125,8 @@ def max_pool2d_with_codes_backward(
 ) -> Tensor:
     """The transposed hybrid Jacobian times `grad`; `input` says no more than its shape and type."""
     shape, _ = _shape(input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads())
-    result = torch.empty_like(input)
-    kernels().backward(grad.contiguous(), codes, result, shape, beta)
+    grad, result = grad.contiguous(), torch.empty_like(input)
+    kernels().backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result
 
 
