@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from nonsmooth import pooling, training
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
-from nonsmooth.pooling import exact, norm, rounded, smooth
+from nonsmooth.pooling import compiled, exact, norm, rounded, smooth
+from nonsmooth.pooling.kernels import kernels
 from nonsmooth.precision import OPERATIONS, PRECISIONS, Rounding, backend_flags
 from nonsmooth.rules import parse_rule
 
@@ -142,6 +143,17 @@ def pooling_operator(operator: Callable[..., Tensor], d: Operands, transposed: b
     return operator(operand, x, values, indices, [2, 2], [2, 2], [0, 0], [1, 1], 10.0)
 
 
+def compiled_pooling(d: Operands, backward: bool) -> tuple[Tensor, ...]:
+    """2 x 2 windows: the maxima and where they are, or the gradient."""
+    if kernels() is None:
+        pytest.skip("no compiler")
+    input, geometry = d(2, 3, 8, 8).relu(), ([2, 2], [2, 2], [0, 0], [1, 1], False)
+    output, codes = compiled.max_pool2d_with_codes(input, *geometry)
+    if not backward:
+        return output, codes
+    return (compiled.max_pool2d_with_codes_backward(d(*output.shape), input, codes, *geometry, 10.0),)
+
+
 def norm_pooling(d: Operands) -> Tensor:
     """2 x 2 windows, some of them all zero."""
     return norm.norm_pool(d(2, 3, 8, 8).relu(), [2, 2])
@@ -193,6 +205,7 @@ CASES: dict[str, list[Case]] = {
         lambda d: in_place(lambda x: x.masked_fill_(d.labels(99, 2) == 0, d()), d(99)),
     ],
     "max": [lambda d: d(99).max(), lambda d: d(9, 11).max(1).values],
+    "max_pool2d_with_codes": [lambda d: compiled_pooling(d, False)],
     "max_pool2d_with_indices": [
         lambda d: F.max_pool2d(d(2, 3, 8, 8), 2, return_indices=True),
         lambda d: F.max_pool2d(d(2, 3, 9, 9), 3, 2, 1, return_indices=True),
@@ -234,6 +247,7 @@ CASES: dict[str, list[Case]] = {
     ],
     "max_pool2d_jacobian": [lambda d: pooling_operator(exact.jacobian, d, False)],
     "max_pool2d_transposed_jacobian": [lambda d: pooling_operator(exact.transposed_jacobian, d, True)],
+    "max_pool2d_with_codes_backward": [lambda d: compiled_pooling(d, True)],
     "boltzmann_pool2d": [lambda d: smooth.boltzmann_pool2d(d(2, 3, 8, 8).relu(), [2, 2], 0.5)],
     "boltzmann_pool2d_backward": [lambda d: smooth_pooling_gradient(smooth.boltzmann_pool2d_backward, d)],
     "logsumexp_pool2d": [lambda d: smooth.logsumexp_pool2d(d(2, 3, 8, 8).relu(), [2, 2], 0.5)],
@@ -542,7 +556,7 @@ def test_training_steps_use_listed_operations_only(level: str, make_cell) -> Non
         "convolution_backward",
         "max_pool2d_with_indices",
         "amax",
-        "max_pool2d_transposed_jacobian",
+        "max_pool2d_transposed_jacobian" if kernels() is None else "max_pool2d_with_codes_backward",
     } <= used
 
 
@@ -568,7 +582,8 @@ def test_every_architecture_uses_listed_operations_only(architecture: str, make_
             assert all(p.grad.dtype == p.dtype == PRECISIONS[level].dtype for p in model.parameters())
             unlisted = recorder.names - OPERATIONS.keys()
             assert not unlisted, (normalization, level, rule)
-            assert {"convolution", "convolution_backward", "max_pool2d_with_indices"} <= recorder.names
+            assert {"convolution", "convolution_backward"} <= recorder.names
+            assert recorder.names & {"max_pool2d_with_codes", "max_pool2d_with_indices"}
 
 
 # ------------------------------------------------------------------- a step of a network, layer by layer

@@ -129,9 +129,11 @@ def max_pool2d_with_codes(
     ceil_mode: bool,
 ) -> tuple[Tensor, Tensor]:
     """The maxima, as PyTorch returns them, and an int16 for every window with a bit for each position that holds one."""
-    shape, size = _shape(input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads())
+    shape, size = _shape(
+        input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads()
+    )
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
-    kernels().forward(input, output, codes, shape)
+    kernels().forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape)
     return output, codes
 
 
@@ -149,8 +151,8 @@ def max_pool2d_with_codes_backward(
 ) -> Tensor:
     """The transposed hybrid Jacobian times `grad`; `input` says no more than its shape and type."""
     shape, _ = _shape(input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads())
-    result = torch.empty_like(input)
-    kernels().backward(grad.contiguous(), codes, result, shape, beta)
+    grad, result = grad.contiguous(), torch.empty_like(input)
+    kernels().backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result
 
 
@@ -160,7 +162,10 @@ def composed_with_codes(input: Tensor, kernel: Sequence[int], beta: float) -> tu
     geometry = Geometry.of(kernel, None, 0, 1, False)
     shape, size = _shape(input.shape, geometry, torch.get_num_threads())
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
-    if kernels().composed(input, output, codes, shape, beta):
+    has_negative_zero = kernels().composed[input.dtype](
+        input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape, beta
+    )
+    if has_negative_zero:
         # Of zeros of both signs in a window each of the two poolings chooses one, in its own way.
         output = composed_max_pool2d(input, geometry, beta)
     return output, codes
@@ -172,8 +177,8 @@ def composed_with_codes_backward(
 ) -> Tensor:
     """The gradient of the input that autodiff computes for the composition; `input` says no more than its shape and type."""
     shape, _ = _shape(input.shape, Geometry.of(kernel, None, 0, 1, False), torch.get_num_threads())
-    result = torch.empty_like(input)
-    kernels().composed_backward(grad.contiguous(), codes, result, shape, beta)
+    grad, result = grad.contiguous(), torch.empty_like(input)
+    kernels().composed_backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result
 
 

@@ -358,7 +358,7 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
         (shape->overlaps() ? backward<T, double, Exact<T>> : backward<T, T::Bits, Exact<T>>)(                        \
             (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, Exact<T>{beta});             \
     }                                                                                                                \
-    extern "C" bool composed_forward_##name(                                                                         \
+    extern "C" bool composed_##name(                                                                                 \
         const void* input, void* output, void* codes, const Shape* shape, double beta) {                             \
         return forward<T>((const T::Bits*)input, (T::Bits*)output, (uint16_t*)codes, *shape, Composed<T>(beta));     \
     }                                                                                                                \

@@ -17,8 +17,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from nonsmooth.files import atomic
 
@@ -48,7 +48,12 @@ class Shape(ctypes.Structure):
 
 
 class Kernels:
-    """A compiled library. All tensors are contiguous, on the CPU, and of one of `TYPES`; codes are int16."""
+    """The functions of a compiled library, by type.
+
+    Attributes:
+        forward: called with addresses of the input, of the output and of codes, 16 bits for each window, and with a `Shape`.
+        backward: with addresses of the gradient, of codes and of the result, a `Shape` and beta.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises OSError for a file that is missing or broken."""
@@ -56,36 +61,18 @@ class Kernels:
         # Checked first, since loading a library that is cut short ends the process.
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:
             raise OSError(f"{path} is broken; delete it")
-        library, pointer = ctypes.CDLL(str(path)), ctypes.c_void_p
-        self._forward = {dtype: getattr(library, f"forward_{name}") for dtype, name in TYPES.items()}
-        self._backward = {dtype: getattr(library, f"backward_{name}") for dtype, name in TYPES.items()}
-        self._composed = {dtype: getattr(library, f"composed_forward_{name}") for dtype, name in TYPES.items()}
-        self._composed_backward = {dtype: getattr(library, f"composed_backward_{name}") for dtype, name in TYPES.items()}
+        library = ctypes.CDLL(str(path))
+        addresses_and_shape = [ctypes.c_void_p] * 3 + [ctypes.POINTER(Shape)]
+        self.forward = {dtype: getattr(library, f"forward_{name}") for dtype, name in TYPES.items()}
+        self.backward = {dtype: getattr(library, f"backward_{name}") for dtype, name in TYPES.items()}
+        # Returns whether the input has a -0.
+        self.composed = {dtype: getattr(library, f"composed_{name}") for dtype, name in TYPES.items()}
+        self.composed_backward = {dtype: getattr(library, f"composed_backward_{name}") for dtype, name in TYPES.items()}
         for dtype in TYPES:
-            self._forward[dtype].argtypes = (pointer, pointer, pointer, pointer)
-            for functions in (self._backward, self._composed, self._composed_backward):
-                functions[dtype].argtypes = (pointer, pointer, pointer, pointer, ctypes.c_double)
-            self._composed[dtype].restype = ctypes.c_bool
-
-    def forward(self, input: Tensor, output: Tensor, codes: Tensor, shape: Shape) -> None:
-        """Write the maxima of `input` to `output`, and where they are to `codes`."""
-        self._forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), ctypes.addressof(shape))
-
-    def backward(self, grad: Tensor, codes: Tensor, result: Tensor, shape: Shape, beta: float) -> None:
-        """Write the gradient of the input, for `grad` at the output, to `result`."""
-        self._backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), ctypes.addressof(shape), beta)
-
-    def composed(self, input: Tensor, output: Tensor, codes: Tensor, shape: Shape, beta: float) -> bool:
-        """Write the composed pooling's output, and codes for its gradient; returns whether `input` has a -0."""
-        return self._composed[input.dtype](
-            input.data_ptr(), output.data_ptr(), codes.data_ptr(), ctypes.addressof(shape), beta
-        )
-
-    def composed_backward(self, grad: Tensor, codes: Tensor, result: Tensor, shape: Shape, beta: float) -> None:
-        """Write the gradient of the composed pooling's input, for `grad` at the output, to `result`."""
-        self._composed_backward[grad.dtype](
-            grad.data_ptr(), codes.data_ptr(), result.data_ptr(), ctypes.addressof(shape), beta
-        )
+            self.forward[dtype].argtypes = addresses_and_shape
+            for functions in (self.backward, self.composed, self.composed_backward):
+                functions[dtype].argtypes = [*addresses_and_shape, ctypes.c_double]
+            self.composed[dtype].restype = ctypes.c_bool
 
 
 @cache
@@ -152,10 +139,20 @@ def _compile(compiler: list[str], path: Path) -> None:
 
 
 def _are_right(kernels: Kernels, dtype: torch.dtype) -> bool:
-    """Whether two windows with three maxima each are pooled as they should, at beta = 2."""
-    input = torch.tensor([[1, 1, -2, 2], [1, -1, 2, 2]], dtype=dtype)
-    output, codes, result = input.new_empty(2), torch.empty(2, dtype=torch.int16), torch.empty_like(input)
+    """Whether two windows with three maxima each are pooled as they should, at beta = 2.
+
+    In NumPy, so that nothing that watches PyTorch's operations sees it.
+    """
+
+    def stored(*values: float) -> np.ndarray:
+        wide = np.array(values, np.float32)
+        if dtype == torch.bfloat16:
+            return (wide.view(np.uint32) >> 16).astype(np.uint16)
+        return wide.astype(TYPES[dtype])
+
+    input, grad, codes = stored(1, 1, -2, 2, 1, -1, 2, 2), stored(3, 3), np.zeros(2, np.uint16)
+    output, result = np.zeros_like(grad), np.zeros_like(input)
     shape = Shape(1, 2, 4, 1, 2, 2, 2, 2, 2, 0, 0, 1, 1, 1)
-    kernels.forward(input, output, codes, shape)
-    kernels.backward(torch.full_like(output, 3), codes, result, shape, 2.0)
-    return output.tolist() == [1, 2] and result.tolist() == [[-1, 2, 0, -1], [2, 0, 2, 2]]
+    kernels.forward[dtype](input.ctypes.data, output.ctypes.data, codes.ctypes.data, shape)
+    kernels.backward[dtype](grad.ctypes.data, codes.ctypes.data, result.ctypes.data, shape, 2)
+    return np.array_equal(output, stored(1, 2)) and np.array_equal(result, stored(-1, 2, 0, -1, 2, 0, 2, 2))
