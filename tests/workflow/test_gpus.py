@@ -74,6 +74,8 @@ def test_jobs_fill_all_gpus_of_the_machine(project, tiny, monkeypatch, jobs_per_
     assert len(jobs) == 2 * jobs_per_gpu + 1
     assert most_slots_at_once(jobs) == 2 * jobs_per_gpu
     assert [most_slots_at_once(on(gpu, jobs)) for gpu in "01"] == [jobs_per_gpu] * 2
+    # Snakemake starts no more than can run.
+    assert not any("waiting" in log.read_text() for log in (project.path / "logs/tiny/maxpool/train").rglob("*.log"))
 
 
 def test_a_large_network_has_a_gpu_for_itself(project, tiny, monkeypatch) -> None:
@@ -88,6 +90,13 @@ def test_a_limit_of_the_user_holds(project, tiny, monkeypatch) -> None:
     monkeypatch.setenv("TOGETHER", "1")
     tiny["jobs_per_gpu"] = 2
     assert most_slots_at_once(hold_leases(project, tiny, ["lenet5"] * 3, "--resources", "gpu=1")) == 1
+
+
+def test_the_user_may_let_large_networks_share(project, tiny, monkeypatch) -> None:
+    monkeypatch.setenv("TOGETHER", "4")
+    tiny["jobs_per_gpu"] = 2
+    jobs = hold_leases(project, tiny, ["vgg11"] * 4, "--set-resources", "maxpool_train:gpu_slots=1")
+    assert [len(on(gpu, jobs)) for gpu in "01"] == [2, 2]
 
 
 def test_every_expensive_job_computes_on_a_gpu_of_its_own(project, tiny) -> None:
