@@ -25,6 +25,7 @@ from matplotlib.text import Text
 
 from nonsmooth import datasets, maxpool, plotting, published, schema
 from nonsmooth.cells import FACTORS, GROUP, ZONE_CONDITION, TrainingCell, ZoneCell
+from nonsmooth.config import DEFAULTS
 from nonsmooth.files import write_json
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.rules import SIMPLE_RULES
@@ -81,6 +82,11 @@ def run_script() -> Iterator[Callable[..., None]]:
     handlers, level = root.handlers[:], root.level
 
     def run(name: str, **attributes) -> None:
+        attributes = {
+            "resources": {"gpu_slots": 0},
+            **attributes,
+            "config": {**DEFAULTS, **attributes.get("config", {})},
+        }
         attributes = {key: Named(value) if isinstance(value, dict) else value for key, value in attributes.items()}
         runpy.run_path(str(script_path(name)), {"snakemake": SimpleNamespace(**attributes)}, run_name="__main__")
 

@@ -135,7 +135,8 @@ for table, kept in ((architectures.ARCHITECTURES, ["lenet5"]), (precision.PRECIS
         del table[name]
 snakemake = SimpleNamespace(
     log=["job.log"], output=["table.csv"], params=SimpleNamespace(
-        settings={"device": "auto", "threads": 1, "deterministic": True}))
+        settings={"device": "auto", "threads": 1, "deterministic": True}),
+    resources=SimpleNamespace(gpu_slots=0), config={"jobs_per_gpu": 1})
 """
 
 

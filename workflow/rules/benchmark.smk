@@ -38,6 +38,7 @@ rule benchmark_architectures:
         mem_mb=8000,
         runtime=60,
         gpu=CELL_GPUS,
+        gpu_slots=WHOLE_GPU,
     params:
         settings=SETTINGS,
     message:
@@ -56,6 +57,7 @@ rule benchmark_zones:
         mem_mb=4000,
         runtime=60,
         gpu=CELL_GPUS,
+        gpu_slots=WHOLE_GPU,
     params:
         settings=SETTINGS,
         rounds=3,

@@ -11,7 +11,7 @@ from snakemake.settings.enums import Quietness
 try:
     import nonsmooth
     from nonsmooth import config as presets
-    from nonsmooth import provenance
+    from nonsmooth import leases
     from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH, WEIGHTS_PATH, ZONE_PATH
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
@@ -167,11 +167,22 @@ def cell_threads(wildcards):
     return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)
 
 
-HAS_GPU = provenance.has_gpu()
-if SETTINGS["device"] == "auto" and not HAS_GPU:
+GPUS = leases.visible_gpus() if SETTINGS["device"] != "cpu" else []
+if SETTINGS["device"] == "auto" and not GPUS:
     logger.warning(f"device: auto, and no GPU here: on this machine {len(MAXPOOL_CELLS):,} cells train on the CPU")
-# One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.
-CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" and HAS_GPU) else 0
+# One GPU per job, where the device is one, and how much of it a job has for itself, in slots.
+CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or GPUS else 0
+WHOLE_GPU = CELL_GPUS * config["jobs_per_gpu"]
+
+
+def gpu_slots(wildcards):
+    """A whole GPU, but one slot for a network that leaves most of it idle."""
+    return CELL_GPUS if ARCHITECTURES[wildcards.architecture].shares_gpu else WHOLE_GPU
+
+
+# Jobs on this machine fill its GPUs; on a cluster the scheduler knows how many there are.
+if workflow.is_main_process and workflow.local_exec and "gpu_slots" not in workflow.global_resources:
+    workflow.register_resource("gpu_slots", max(1, len(GPUS)) * config["jobs_per_gpu"])
 
 
 MAXPOOL_GROUP_FIGURES = ["accuracy", "accuracy_by_epoch", "loss"]

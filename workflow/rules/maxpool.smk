@@ -41,6 +41,7 @@ rule maxpool_search:
         mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
         runtime=1440,
         gpu=CELL_GPUS,
+        gpu_slots=gpu_slots,
     params:
         cell=lambda wildcards: MAXPOOL_SETUPS[CONDITION_PATH.format(**wildcards)].to_dict(),
         trials=presets.search_settings(config)["trials"],
@@ -130,6 +131,7 @@ rule maxpool_train:
         mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
         runtime=1440,
         gpu=CELL_GPUS,
+        gpu_slots=gpu_slots,
     params:
         cell=lambda wildcards: maxpool_cell(wildcards).to_dict(),
         settings=SETTINGS,

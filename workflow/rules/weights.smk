@@ -26,6 +26,7 @@ if WEIGHTS_CELLS:
             mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb + 500,
             runtime=2880,
             gpu=CELL_GPUS,
+            gpu_slots=gpu_slots,
         params:
             cell=lambda wildcards: weights_cell(wildcards).to_dict(),
             settings=SETTINGS,

@@ -56,6 +56,7 @@ if ZONE_CELLS:
             * max(1, int(wildcards.batch_size) // 128),
             runtime=1440,
             gpu=CELL_GPUS,
+            gpu_slots=gpu_slots,
         params:
             cell=lambda wildcards: zone_cell(wildcards).to_dict(),
             settings=SETTINGS,

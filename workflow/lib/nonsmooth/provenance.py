@@ -39,11 +39,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU, without importing torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
 def device(name: str) -> dict[str, Any]:
     """Name and arithmetic capability of a torch device."""
     import torch

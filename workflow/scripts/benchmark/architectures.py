@@ -17,6 +17,7 @@ from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 from nonsmooth.precision import PRECISIONS
 
 BATCH = 128
@@ -83,7 +84,7 @@ def measure_all(settings: training.Settings) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         table = measure_all(settings)
         device = provenance.device(settings.device)["name"]

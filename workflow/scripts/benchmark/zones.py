@@ -11,6 +11,7 @@ from nonsmooth.cells import Program, ZoneCell
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.zones.measure import Comparison
 from nonsmooth.zones.run import initial_network
@@ -52,7 +53,7 @@ def measure(architecture: str, normalization: str, precision: str, device: torch
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         training.configure(settings)
         torch.utils.deterministic.fill_uninitialized_memory = False
