@@ -1500,7 +1500,7 @@ def test_what_is_registered_is_known(monkeypatch: pytest.MonkeyPatch):
 def test_schema_names_what_training_takes(what: str):
     from torch import nn
 
-    from nonsmooth.training import build_optimizer, build_schedule
+    from nonsmooth.optimizers import build_optimizer, build_schedule
 
     cell = cells_of({**BLOCK, "learning_rate": 0.1})[0]
     model = nn.Linear(1, 1)

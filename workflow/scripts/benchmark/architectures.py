@@ -12,7 +12,7 @@ from multiprocessing import get_context
 import pandas as pd
 import torch
 
-from nonsmooth import provenance, training
+from nonsmooth import optimizers, provenance, training
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
@@ -40,7 +40,7 @@ def measure(architecture: str, precision_name: str, settings: training.Settings)
     )
     before = provenance.peak_memory_mib()
     model = training.initial_model(cell).to(device)
-    optimizer, scaler = training.build_optimizer(cell, model), precision.loss_scaler(device)
+    optimizer, scaler = optimizers.build_optimizer(cell, model), precision.loss_scaler(device)
     shape = (1, 28, 28) if architecture == "lenet5" else (3, 32, 32)
     images = torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = (torch.arange(BATCH) % 10).to(device)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nonsmooth import provenance, training
+from nonsmooth import optimizers, provenance, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
@@ -30,7 +30,7 @@ def lenet5_step(precision: Precision, arithmetic) -> Callable[[], None]:
         dataset="mnist_5k", architecture="lenet5", precision=precision.name, learning_rate=0.01, weight_decay=5e-4
     )
     model = training.initial_model(cell)
-    optimizer = training.build_optimizer(cell, model)
+    optimizer = optimizers.build_optimizer(cell, model)
     scaler = precision.loss_scaler(CPU)
     images = torch.randn(BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(BATCH) % 10
