@@ -1,6 +1,7 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -48,6 +49,11 @@ if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
         f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {workflow.cores}; "
         "sums depend on the number of threads, so Snakemake may not lower it"
     )
+
+
+# Snakemake itself would stop with a traceback, without a lock.
+if workflow.is_main_process and shutil.disk_usage(".").free < 2**20:
+    raise WorkflowError(f"no space left on the disk of {os.getcwd()}; free some and run the same command again")
 
 
 # By default glibc returns every large block to the system and faults it in again at the next training step.
@@ -333,6 +339,16 @@ STARTED = time.time()
 
 
 REPORT = f"figures/{RUN}/report.html"
+
+
+# Jobs on other machines get these texts through shells, which would run what is in them: Snakemake quotes no further.
+onstart:
+    texts = [os.getcwd(), *CONFIG_FILES, *workflow.config_settings.config_args]
+    if workflow.non_local_exec and (unsafe := [text for text in texts if re.search(r"""[$`\\]|'.*"|".*'""", text, re.DOTALL)]):
+        raise WorkflowError(
+            f"{unsafe[0]}: $, `, \\ or both kinds of quotes cannot be handed to jobs on other machines; write a value of "
+            "--config into a configuration file, and rename a file or folder"
+        )
 
 
 onsuccess:

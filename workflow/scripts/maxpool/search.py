@@ -6,7 +6,7 @@ import torch
 
 from nonsmooth import images, training, tuning
 from nonsmooth.cells import TrainingCell
-from nonsmooth.files import atomic, write_json
+from nonsmooth.files import atomic, require_writable, write_json
 from nonsmooth.joblog import job_log
 
 
@@ -34,6 +34,7 @@ def search(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
+        require_writable(snakemake.output.chosen)
         settings = training.Settings(**snakemake.params.settings)
         search(
             TrainingCell.from_dict(snakemake.params.cell),

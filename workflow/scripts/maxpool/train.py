@@ -7,7 +7,7 @@ import torch
 
 from nonsmooth import images, training
 from nonsmooth.cells import ACTIVATIONS, LAYERS, SEARCH, TrainingCell
-from nonsmooth.files import read_json, write_json, write_rows
+from nonsmooth.files import read_json, require_writable, write_json, write_rows
 from nonsmooth.joblog import job_log
 
 
@@ -36,6 +36,7 @@ def train(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
+        require_writable(snakemake.output.record)
         settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         cell = TrainingCell.from_dict(snakemake.params.cell)
         if cell.learning_rate == SEARCH:

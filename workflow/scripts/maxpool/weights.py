@@ -7,7 +7,7 @@ import torch
 
 from nonsmooth import images, training
 from nonsmooth.cells import WeightsCell
-from nonsmooth.files import write_json, write_rows
+from nonsmooth.files import require_writable, write_json, write_rows
 from nonsmooth.joblog import job_log
 from nonsmooth.weights import train_pair
 
@@ -36,6 +36,7 @@ def weights(
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
+        require_writable(snakemake.output.record)
         settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         weights(
             WeightsCell.from_dict(snakemake.params.cell),
