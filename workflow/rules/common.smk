@@ -342,13 +342,16 @@ REPORT = f"figures/{RUN}/report.html"
 
 
 # Jobs on other machines get these texts through shells, which would run what is in them: Snakemake quotes no further.
+UNSAFE = re.compile(r"""[$`\\]|'.*"|".*'""", re.DOTALL)
+
+
 onstart:
-    texts = [os.getcwd(), *CONFIG_FILES, *workflow.config_settings.config_args]
-    if workflow.non_local_exec and (unsafe := [text for text in texts if re.search(r"""[$`\\]|'.*"|".*'""", text, re.DOTALL)]):
-        raise WorkflowError(
-            f"{unsafe[0]}: $, `, \\ or both kinds of quotes cannot be handed to jobs on other machines; write a value of "
-            "--config into a configuration file, and rename a file or folder"
-        )
+    for text in [os.getcwd(), *CONFIG_FILES, *workflow.config_settings.config_args]:
+        if workflow.non_local_exec and UNSAFE.search(text):
+            raise WorkflowError(
+                f"{text}: $, `, \\ and both kinds of quotes together cannot be handed to jobs on other machines; write a "
+                "value of --config into a configuration file, or rename the file or folder"
+            )
 
 
 onsuccess:

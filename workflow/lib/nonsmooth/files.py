@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-
 # Error numbers of a full disk and an exceeded quota, and what to do then.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 REMEDY = "free some space there and run the same command again, which keeps what is finished"
