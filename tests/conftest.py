@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def fill_disk() -> Callable[[Path], Path]:
 
     def fill(folder: Path) -> Path:
         path = folder / "filler"
-        with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        with path.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
         return path

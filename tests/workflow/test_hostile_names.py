@@ -10,7 +10,14 @@ import pytest
 from .conftest import ROOT, copy_project
 
 # The shell that reads one of these as code leaves a file.
-HOSTILE = ["a; touch pwned;", 'a" ; touch pwned; "', "a'; touch pwned; '", "$(touch pwned)", "`touch pwned`", "a\\$(b) & |"]
+HOSTILE = [
+    "a; touch pwned;",
+    'a" ; touch pwned; "',
+    "a'; touch pwned; '",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "a\\$(b) & |",
+]
 MAKE = ["$(shell touch pwned)", "${shell touch pwned}"]
 FASHION = "/usr/share/datasets/fashion-mnist"
 
