@@ -346,6 +346,9 @@ UNSAFE = re.compile(r"""[$`\\]|'.*"|".*'""", re.DOTALL)
 
 
 onstart:
+    for folder in ("results", "figures", "logs", "benchmarks"):
+        if os.path.exists(folder) and not os.access(folder, os.W_OK):
+            raise WorkflowError(f"{folder}: nothing can be written there; make the folder writable")
     for text in [os.getcwd(), *CONFIG_FILES, *workflow.config_settings.config_args]:
         if workflow.non_local_exec and UNSAFE.search(text):
             raise WorkflowError(
