@@ -84,10 +84,8 @@ def test_a_second_snakemake_is_refused_and_a_killed_one_leaves_a_lock_that_can_b
         time.sleep(0.1)
 
     second = project.snakemake(RUNS, *CONFIG, check=False)
-    processes = [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]
-    for process in processes:
+    for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
         process.kill()
-    psutil.wait_procs(processes, timeout=30)
     assert first.wait(30) == -signal.SIGKILL
     first.stdout.close()
     third = project.snakemake(RUNS, *CONFIG, check=False)

@@ -88,7 +88,16 @@ def test_what_a_shell_would_run_is_not_handed_to_jobs_of_slurm(planning, tiny, n
     """Snakemake writes --config into the command of a job, which shells read on both machines."""
     value = name.replace("\\", "\\\\").replace('"', '\\"')
     override = f'datasets={{mnist: {{path: "/data/{value}"}}}}'
-    arguments = ("--configfile", planning.write_config(tiny), "--executor", "slurm", "--config", override)
+    arguments = (
+        "--configfile",
+        planning.write_config(tiny),
+        "--executor",
+        "slurm",
+        "--jobs",
+        "1",
+        "--config",
+        override,
+    )
     result = planning.snakemake(*arguments, check=False)
     assert result.returncode != 0
     assert "cannot be handed to jobs on other machines; write a value of --config into a configuration" in result.stdout
