@@ -76,24 +76,25 @@ def test_a_disk_without_space_for_snakemake_itself_is_one_message(tmp_path, make
 
 def test_a_second_snakemake_is_refused_and_a_killed_one_leaves_a_lock_that_can_be_removed(finished, tmp_path, tiny):
     project = copy_project(tmp_path, finished)
-    project.write_config(tiny)
     tiny["maxpool"]["train"][0].update(epochs=1000)
-    first = project.start("--configfile", project.write_config({**tiny, "run": "long"}, "long.yaml"))
-    deadline = time.monotonic() + 60
+    command = ("--configfile", project.write_config({**tiny, "run": "long"}, "long.yaml"))
+    ties = "results/long/maxpool/ties.csv"
+    first = project.start(*command)
+    deadline = time.monotonic() + 120
     while not any(project.path.glob("logs/long/**/train/**/*.log")) and time.monotonic() < deadline:
         time.sleep(0.1)
 
-    second = project.snakemake(RUNS, *CONFIG, check=False)
+    second = project.snakemake(ties, *command, check=False)
     for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
         process.kill()
     assert first.wait(30) == -signal.SIGKILL
     first.stdout.close()
-    third = project.snakemake(RUNS, *CONFIG, check=False)
+    third = project.snakemake(ties, *command, check=False)
 
     for refused in (second, third):
         assert refused.returncode != 0
         assert "Directory cannot be locked" in refused.stdout
         assert "--unlock" in refused.stdout
         assert "Traceback" not in refused.stdout
-    project.snakemake("--unlock", *CONFIG)
-    project.snakemake(RUNS, *CONFIG)
+    project.snakemake("--unlock", *command)
+    project.snakemake(ties, *command)
