@@ -3,6 +3,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
+# As it was typed: neither make nor the shell looks for commands in it.
+override CONFIG := $(value CONFIG)
+export CONFIG
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -10,11 +13,11 @@ READY := $(VENV)/.ready
 .PHONY: run setup test failed lock format clean help
 
 run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
-	@test -f "$(CONFIG)" || { echo "CONFIG: there is no file $(CONFIG)"; exit 1; }
+	@test -f "$$CONFIG" || { echo "CONFIG: there is no file $$CONFIG"; exit 1; }
 	@start=$$(date +%s); \
-	echo "Running $(CONFIG): training, figures, report. Progress: 'n of m steps done'."; \
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile "$(CONFIG)" && \
-	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' "$(CONFIG)") && \
+	echo "Running $$CONFIG: training, figures, report. Progress: 'n of m steps done'."; \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile "$$CONFIG" && \
+	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' "$$CONFIG") && \
 	echo "Report: figures/$$run/report.html  (make took $$(( $$(date +%s) - start )) s)"
 
 setup: $(READY) ## set up the environment only

@@ -1,6 +1,7 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
 import os
 import re
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,11 @@ if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
         f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {workflow.cores}; "
         "sums depend on the number of threads, so Snakemake may not lower it"
     )
+
+
+# Snakemake itself would stop with a traceback, without a lock.
+if workflow.is_main_process and shutil.disk_usage(".").free < 2**20:
+    raise WorkflowError(f"no space left on the disk of {os.getcwd()}; free some and run the same command again")
 
 
 # By default glibc returns every large block to the system and faults it in again at the next training step.
@@ -343,6 +349,10 @@ STARTED = time.time()
 REPORT = f"figures/{RUN}/report.html"
 
 
+# Jobs on other machines get these texts through shells, which would run what is in them: Snakemake quotes no further.
+UNSAFE = re.compile(r"""[$`\\]|'.*"|".*'""", re.DOTALL)
+
+
 # The rules whose jobs make cells.
 CELL_RULES = ("maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones")
 
@@ -362,6 +372,15 @@ def follow_cells():
 
 # Neither in dry runs nor in jobs.
 onstart:
+    for folder in ("results", "figures", "logs", "benchmarks"):
+        if os.path.exists(folder) and not os.access(folder, os.W_OK):
+            raise WorkflowError(f"{folder}: nothing can be written there; make the folder writable")
+    for text in [os.getcwd(), *CONFIG_FILES, *workflow.config_settings.config_args]:
+        if workflow.non_local_exec and UNSAFE.search(text):
+            raise WorkflowError(
+                f"{text}: $, `, \\ and both kinds of quotes together cannot be handed to jobs on other machines; write a "
+                "value of --config into a configuration file, or rename the file or folder"
+            )
     # It leans on the inside of Snakemake, and no run should be lost to that.
     try:
         follow_cells()

@@ -117,13 +117,21 @@ class Checkpoint:
             print(message, file=sys.stderr)
             raise SystemExit(128 + self._signal)
         if time.monotonic() - self._saved_at >= self._seconds:
-            self.save(state())
+            self._try_to_save(state())
 
     def after_epoch(self, epoch: int, state: Callable[[], dict[str, Any]]) -> None:
         """The same, and also after every so many epochs; `epoch` counts from 1."""
         if self._epochs is not None and epoch % self._epochs == 0:
-            self.save(state())
+            self._try_to_save(state())
         self.after_step(state)
+
+    def _try_to_save(self, state: dict[str, Any]) -> None:
+        """A full disk is no reason to lose the run: the results are smaller, and the checkpoint before is still there."""
+        try:
+            self.save(state)
+        except OSError as error:
+            self._saved_at = time.monotonic()
+            logger.warning("not saved: %s", error)
 
     def remove(self) -> None:
         """Of a cell that is done."""

@@ -325,7 +325,7 @@ def made_by(cell: TrainingCell | WeightsCell | ZoneCell, settings: Settings, par
 
 
 @contextmanager
-def memory_errors(cell: TrainingCell | WeightsCell, device: torch.device) -> Iterator[None]:
+def memory_errors(cell: TrainingCell | WeightsCell | ZoneCell, device: torch.device) -> Iterator[None]:
     """Out of memory, said of the cell."""
     try:
         yield
