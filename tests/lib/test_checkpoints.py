@@ -311,6 +311,19 @@ def test_it_saves_by_minutes_and_by_epochs(monkeypatch, tmp_path) -> None:
     assert saves(monkeypatch, tmp_path, clock) == []
 
 
+def test_a_full_disk_does_not_end_a_run(make_disk, fill_disk, tmp_path, caplog) -> None:
+    disk = make_disk(tmp_path / "disk", "1m")
+    checkpoint = saved(disk / "checkpoint.pt")
+    filler = fill_disk(disk)
+    every = Checkpoint(disk / "checkpoint.pt", {}, epochs=1)
+    every.after_epoch(1, lambda: {"large": torch.zeros(10**5)})
+    assert f"not saved: [Errno 28] {disk / 'checkpoint.pt'}: No space left on device; free some space" in caplog.text
+    assert torch.equal(checkpoint.load()["weights"], STATE["weights"])
+    filler.unlink()
+    every.after_epoch(2, lambda: {"large": torch.zeros(10**5)})
+    assert checkpoint.load().keys() == {"large"}
+
+
 # ---------------------------------------------------------------------------------------------- the signals
 
 
