@@ -6,6 +6,8 @@ rule benchmark:
         f"results/{RUN}/benchmark/training_step.csv",
         f"results/{RUN}/benchmark/architectures.csv",
         f"results/{RUN}/benchmark/zones.csv",
+        f"results/{RUN}/benchmark/end_to_end.csv",
+        f"results/{RUN}/benchmark/side_by_side.csv",
     message:
         "All benchmarks are there"
 
@@ -65,3 +67,46 @@ rule benchmark_zones:
         "Time the comparison of two programs on this machine"
     script:
         "../scripts/benchmark/zones.py"
+
+
+rule benchmark_end_to_end:
+    input:
+        prepared("mnist_5k", "train"),
+    output:
+        "results/{run}/benchmark/end_to_end.csv",
+    log:
+        "logs/{run}/benchmark/end_to_end.log",
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        rounds=5,
+        threads=SETTINGS["threads"],
+    message:
+        "Time an epoch of the project and of a plain program on this machine"
+    script:
+        "../scripts/benchmark/end_to_end.py"
+
+
+rule benchmark_side_by_side:
+    input:
+        prepared("mnist_5k", "train"),
+    output:
+        "results/{run}/benchmark/side_by_side.csv",
+    log:
+        "logs/{run}/benchmark/side_by_side.log",
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=lambda wildcards, threads: 1000 * 2 * threads,
+        runtime=30,
+        gpu=CELL_GPUS,
+        gpu_slots=WHOLE_GPU,
+    params:
+        settings=SETTINGS,
+        seconds=10,
+        cells=lambda wildcards, threads: [2**power for power in range((2 * threads).bit_length())],
+    message:
+        "Time several cells at once on this machine"
+    script:
+        "../scripts/benchmark/side_by_side.py"
