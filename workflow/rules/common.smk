@@ -1,6 +1,7 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ try:
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
-    from nonsmooth import programs
+    from nonsmooth import programs, signals
 except ImportError as error:
     raise WorkflowError(
         f"{error}: the project's package is not installed in this environment. Run `make setup`, or "
@@ -37,15 +38,21 @@ except presets.ConfigError as error:
     where = " + ".join(map(os.path.relpath, CONFIG_FILES)) + (" + --config" if OVERRIDES else "")
     raise WorkflowError(f"{where}: {error}")
 
+# Slurm signals the first process of a job only, which is Snakemake, and Snakemake waits for its script.
+if workflow.remote_exec:
+    signals.pass_on(signal.SIGTERM)
+
 RUN = config["run"]
 SETTINGS = {key: config[key] for key in ("device", "threads", "deterministic")}
 
 for notice in presets.left_out(config).values():
     logger.warning(notice)
 
-if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
+# None with a scheduler, whose jobs get as many cores as they have threads.
+CORES = workflow.resource_settings.cores
+if CORES is not None and CORES < SETTINGS["threads"]:
     raise WorkflowError(
-        f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {workflow.cores}; "
+        f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {CORES}; "
         "sums depend on the number of threads, so Snakemake may not lower it"
     )
 
@@ -164,7 +171,19 @@ def cell_threads(wildcards):
     return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)
 
 
-HAS_GPU = provenance.has_gpu()
+def cell_runtime(wildcards):
+    """Minutes after which a scheduler ends the first attempt at a cell. No time is known: a day."""
+    return 1440
+
+
+def growing(amount):
+    """A resource that is `amount(wildcards)` at a job's first attempt, and twice and three times as much at the next."""
+    return lambda wildcards, attempt: attempt * amount(wildcards)
+
+
+# A scheduler's profile sets `jobs`, and a plain run `cores`. The machine where jobs are submitted need not have their GPU.
+HAS_SCHEDULER = workflow.resource_settings.nodes is not None
+HAS_GPU = HAS_SCHEDULER or provenance.has_gpu()
 if SETTINGS["device"] == "auto" and not HAS_GPU:
     logger.warning(f"device: auto, and no GPU here: on this machine {len(MAXPOOL_CELLS):,} cells train on the CPU")
 # One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.

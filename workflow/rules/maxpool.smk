@@ -38,8 +38,8 @@ rule maxpool_search:
     priority: 1000
     threads: cell_threads
     resources:
-        mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
-        runtime=1440,
+        mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb),
+        runtime=growing(cell_runtime),
         gpu=CELL_GPUS,
     params:
         cell=lambda wildcards: MAXPOOL_SETUPS[CONDITION_PATH.format(**wildcards)].to_dict(),
@@ -127,8 +127,8 @@ rule maxpool_train:
     priority: lambda wildcards: PRIORITIES[maxpool_cell(wildcards)]
     threads: cell_threads
     resources:
-        mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
-        runtime=1440,
+        mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb),
+        runtime=growing(cell_runtime),
         gpu=CELL_GPUS,
     params:
         cell=lambda wildcards: maxpool_cell(wildcards).to_dict(),
