@@ -1,0 +1,91 @@
+"""The whole default preset on Slurm, with jobs cancelled, a rerun, a requeue and a controller that goes away: `make test-cluster`."""
+
+import csv
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from .conftest import HERE, ClusterProject, slurm
+
+HOUR = 3600
+
+
+def cells(project: ClusterProject) -> list[str]:
+    """Cells that are finished."""
+    return [str(path) for path in project.path.glob("results/default/maxpool/train/**/metrics.csv")]
+
+
+def running() -> list[str]:
+    return slurm("squeue", "--noheader", "--states", "RUNNING", "--format", "%i").split()
+
+
+class Run:
+    """A run of the default preset in the background, with its output in a file."""
+
+    def __init__(self, project: ClusterProject, name: str) -> None:
+        self.project = project
+        self.log = project.path / name
+        # A pipe that nobody reads would stop Snakemake.
+        with self.log.open("w") as log:
+            self.process = project.start(stdout=log)
+
+    def wait_until(self, condition) -> None:
+        deadline = time.monotonic() + HOUR
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()[-6000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-6000:]
+            time.sleep(1)
+
+    def wait_for_cells(self, more: int) -> None:
+        wanted = len(cells(self.project)) + more
+        self.wait_until(lambda: len(cells(self.project)) >= wanted and running())
+
+
+@pytest.fixture(scope="module")
+def runs(cluster) -> tuple[Run, Run]:
+    """A run with cancelled jobs that is interrupted, and its rerun, which has a requeued job and an outage and finishes."""
+    first = Run(cluster, "first.log")
+    first.wait_for_cells(10)
+    cancelled = running()
+    slurm("scancel", *cancelled)
+    first.wait_until(lambda: first.log.read_text().count("Trying to restart job") >= len(cancelled))
+    first.wait_for_cells(10)
+    first.process.send_signal(signal.SIGINT)
+    assert first.process.wait(timeout=300) != 0
+    assert running() == []
+    kept = set(cells(cluster))
+
+    second = Run(cluster, "second.log")
+    second.wait_for_cells(5)
+    assert kept <= set(cells(cluster))
+    slurm("scontrol", "requeue", running()[0])
+    second.wait_for_cells(5)
+    subprocess.run([HERE / "slurm.sh", "stop-controller"], check=True)
+    # Longer than the plugin's own patience: 5 questions.
+    time.sleep(60)
+    subprocess.run([HERE / "slurm.sh", "start"], check=True)
+    assert second.process.wait(timeout=HOUR) == 0, second.log.read_text()[-6000:]
+    return first, second
+
+
+def test_every_cell_and_the_report_are_there(cluster, runs):
+    with (cluster.path / "results/default/maxpool/runs.csv").open() as table:
+        assert len(list(csv.DictReader(table))) == len(cells(cluster))
+    assert (cluster.path / "figures/default/report.html").exists()
+    assert cluster.planned() == {}
+
+
+def test_the_rerun_trained_only_what_was_missing(cluster, runs):
+    finished = [len(re.findall(r"Finished jobid: \d+ \(Rule: maxpool_train\)", run.log.read_text())) for run in runs]
+    assert min(finished) > 0
+    assert sum(finished) == len(cells(cluster))
+
+
+def test_cancelled_jobs_were_submitted_again(runs):
+    first, second = runs
+    assert "Trying to restart job" in first.log.read_text()
+    # Neither the requeue nor the outage costs an attempt.
+    assert "Trying to restart job" not in second.log.read_text()
