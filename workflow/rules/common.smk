@@ -145,6 +145,13 @@ def program_group(wildcards):
     return maxpool_group(wildcards)
 
 
+def of_every_cell(name):
+    """A file of every trained cell. A function, so that the job of one cell does not write down thousands of paths first."""
+    return lambda wildcards: expand(
+        "results/{run}/maxpool/train/{cell}/{name}", run=wildcards.run, cell=MAXPOOL_CELLS, name=name
+    )
+
+
 def prepared(dataset, split):
     return ancient(f"data/prepared/{dataset}/{split}.npy")
 
