@@ -3,11 +3,12 @@
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
+CLUSTER_TESTS ?= tests/cluster
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := run
-.PHONY: run setup test lock format clean help
+.PHONY: run setup test test-cluster lock format clean help
 
 run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
 	@test -f "$(CONFIG)" || { echo "CONFIG: there is no file $(CONFIG)"; exit 1; }
@@ -21,6 +22,10 @@ setup: $(READY) ## set up the environment only
 
 test: $(READY) ## set up and run all tests
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cluster: $(READY) ## start a real Slurm of one node (as root, on Debian or Ubuntu) and test on it
+	tests/cluster/slurm.sh start
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(CLUSTER_TESTS)
 
 lock: $(READY) ## resolve the dependencies of pyproject.toml anew into requirements.txt
 	$(BIN)/pip install --quiet uv
@@ -37,7 +42,7 @@ clean: ## say what could be deleted, and how much it would free
 	@echo "together: they are the trained cells and the record of how; delete all three or none."
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

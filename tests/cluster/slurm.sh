@@ -113,8 +113,8 @@ start() {
     if configure; then
         stop $SLURMCTLD
         stop $SLURMD
-        # The state of a cluster of another name is refused.
-        rm -rf /var/lib/slurm/slurmctld/*
+        # The state of a cluster of another name is refused; without it Slurm counts jobs from 1 again.
+        rm -rf /var/lib/slurm/slurmctld/* $LOG/jobs.log
     fi
     runs $SLURMCTLD || slurmctld
     runs $SLURMD || slurmd

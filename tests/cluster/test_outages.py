@@ -25,12 +25,13 @@ def running() -> list[str]:
 class Run:
     """A run of the default preset in the background, with its output in a file."""
 
-    def __init__(self, project: ClusterProject, name: str) -> None:
+    def __init__(self, request: pytest.FixtureRequest, project: ClusterProject, name: str) -> None:
         self.project = project
         self.log = project.path / name
         # A pipe that nobody reads would stop Snakemake.
         with self.log.open("w") as log:
             self.process = project.start(stdout=log)
+        request.addfinalizer(self.process.kill)
 
     def wait_until(self, condition) -> None:
         deadline = time.monotonic() + HOUR
@@ -45,9 +46,9 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def runs(cluster) -> tuple[Run, Run]:
+def runs(cluster, request) -> tuple[Run, Run]:
     """A run with cancelled jobs that is interrupted, and its rerun, which has a requeued job and an outage and finishes."""
-    first = Run(cluster, "first.log")
+    first = Run(request, cluster, "first.log")
     first.wait_for_cells(10)
     cancelled = running()
     slurm("scancel", *cancelled)
@@ -58,7 +59,7 @@ def runs(cluster) -> tuple[Run, Run]:
     assert running() == []
     kept = set(cells(cluster))
 
-    second = Run(cluster, "second.log")
+    second = Run(request, cluster, "second.log")
     second.wait_for_cells(5)
     assert kept <= set(cells(cluster))
     slurm("scontrol", "requeue", running()[0])
