@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+
 from nonsmooth import provenance
 
 from .conftest import ROOT
