@@ -13,9 +13,8 @@ from workflow.conftest import Project, copy_project
 from .summary import summary
 
 HERE = Path(__file__).parent
-# The test Slurm has no accounting. The rest is haste: the profile is for runs of days.
+# The profile is for runs of days.
 HASTE = {
-    "--slurm-status-command": "squeue",
     "--slurm-init-seconds-before-status-checks": "2",
     "--max-status-checks-per-second": "0.5",
     "--latency-wait": "10",

@@ -57,11 +57,9 @@ def runs(cluster, request) -> tuple[Run, Run]:
     first.process.send_signal(signal.SIGINT)
     assert first.process.wait(timeout=300) != 0
     assert running() == []
-    kept = set(cells(cluster))
 
     second = Run(request, cluster, "second.log")
     second.wait_for_cells(5)
-    assert kept <= set(cells(cluster))
     slurm("scontrol", "requeue", running()[0])
     second.wait_for_cells(5)
     subprocess.run([HERE / "slurm.sh", "stop-controller"], check=True)
