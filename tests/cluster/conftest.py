@@ -13,12 +13,11 @@ from workflow.conftest import Project, copy_project
 from .summary import summary
 
 HERE = Path(__file__).parent
-# The profile is for runs of days.
-HASTE = {
-    "--slurm-init-seconds-before-status-checks": "2",
-    "--max-status-checks-per-second": "0.5",
-    "--latency-wait": "10",
-}
+# The test Slurm has no accounting, and the profile is for runs of days.
+HERE_AND_NOW = (
+    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"),
+    *("--max-status-checks-per-second", "0.5", "--latency-wait", "10"),
+)
 SUMMARIES = pytest.StashKey[dict[str, Path]]()
 
 
@@ -26,8 +25,7 @@ class ClusterProject(Project):
     """A project whose runs go through profiles/slurm."""
 
     def start(self, *arguments: str, cores: int | None = None, stdout=subprocess.PIPE) -> subprocess.Popen:
-        haste = [word for setting in HASTE.items() for word in setting]
-        command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", *haste, *arguments]
+        command = [sys.executable, "-m", "snakemake", "--workflow-profile", "profiles/slurm", *HERE_AND_NOW, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(self.path / "workflow/lib")}
         return subprocess.Popen(
             command, cwd=self.path, env=environment, text=True, stdout=stdout, stderr=subprocess.STDOUT

@@ -109,8 +109,6 @@ CONF
 
 start() {
     install_packages
-    # There is no accounting, and the executor would ask sacct for ever after an outage of the controller.
-    chmod a-x /usr/bin/sacct
     start_munge
     if configure; then
         stop $SLURMCTLD
