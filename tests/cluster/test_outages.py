@@ -34,7 +34,7 @@ class Run:
         request.addfinalizer(self.process.kill)
 
     def interrupt(self) -> None:
-        """Ctrl+C, and once more if Snakemake waits for an answer of Slurm; then nothing runs and the folder is unlocked."""
+        """Ctrl+C, and once more if Snakemake waits for an answer of Slurm; what is left is cancelled, and the folder unlocked."""
         for _ in range(2):
             self.process.send_signal(signal.SIGINT)
             try:
@@ -43,7 +43,12 @@ class Run:
             except subprocess.TimeoutExpired:
                 continue
         assert self.process.poll() is not None
-        assert running() == []
+        # While Snakemake waits for an answer it does not know its jobs.
+        slurm("scancel", "--user", "root")
+        deadline = time.monotonic() + 120
+        while slurm("squeue", "--noheader"):
+            assert time.monotonic() < deadline
+            time.sleep(1)
         self.project.snakemake("--unlock")
 
     def wait_until(self, condition) -> None:
