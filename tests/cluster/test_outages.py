@@ -100,7 +100,8 @@ def test_every_cell_and_the_report_are_there(cluster, runs):
 
 def test_no_run_trained_what_was_known_to_be_finished(cluster, runs):
     finished = [len(re.findall(r"Finished jobid: \d+ \(Rule: maxpool_train\)", run.log.read_text())) for run in runs]
-    assert sum(finished) == len(cells(cluster))
+    # Fewer, since some end while Snakemake is away.
+    assert 0 < finished[-1] <= sum(finished) <= len(cells(cluster))
 
 
 def test_only_cancelled_jobs_use_up_an_attempt(runs):
