@@ -6,11 +6,12 @@ CONFIG ?= config/config.yaml
 # As it was typed: neither make nor the shell looks for commands in it.
 override CONFIG := $(value CONFIG)
 export CONFIG
+CLUSTER_TESTS ?= tests/cluster
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := run
-.PHONY: run setup test failed lock format clean help
+.PHONY: run setup test test-cluster failed lock format clean help
 
 run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
 	@test -f "$$CONFIG" || { echo "CONFIG: there is no file $$CONFIG"; exit 1; }
@@ -24,6 +25,10 @@ setup: $(READY) ## set up the environment only
 
 test: $(READY) ## set up and run all tests
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cluster: $(READY) ## start a real Slurm of one node (as root, on Debian or Ubuntu) and test on it
+	tests/cluster/slurm.sh start
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(CLUSTER_TESTS)
 
 failed: $(READY) ## list the cells that failed in the latest run, with the ends of their logs
 	@$(BIN)/python -m nonsmooth.failed
@@ -43,7 +48,7 @@ clean: ## say what could be deleted, and how much it would free
 	@echo "together: they are the trained cells and the record of how; delete all three or none."
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

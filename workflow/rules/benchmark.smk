@@ -17,7 +17,7 @@ rule benchmark_training_step:
         "results/{run}/benchmark/training_step.csv",
     log:
         "logs/{run}/benchmark/training_step.log",
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=3000,
         runtime=30,
@@ -35,7 +35,7 @@ rule benchmark_architectures:
         "results/{run}/benchmark/architectures.csv",
     log:
         "logs/{run}/benchmark/architectures.log",
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=8000,
         runtime=60,
@@ -54,7 +54,7 @@ rule benchmark_zones:
         "results/{run}/benchmark/zones.csv",
     log:
         "logs/{run}/benchmark/zones.log",
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=4000,
         runtime=60,

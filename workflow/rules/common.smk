@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ try:
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
-    from nonsmooth import programs
+    from nonsmooth import programs, signals
     from nonsmooth.progress import Job, Progress, duration
 except ImportError as error:
     raise WorkflowError(
@@ -41,15 +42,21 @@ except presets.ConfigError as error:
     where = " + ".join(map(os.path.relpath, CONFIG_FILES)) + (" + --config" if OVERRIDES else "")
     raise WorkflowError(f"{where}: {error}")
 
+# Slurm signals the first process of a job only, which is Snakemake, and Snakemake waits for its script.
+if workflow.remote_exec:
+    signals.pass_on(signal.SIGTERM)
+
 RUN = config["run"]
 SETTINGS = {key: config[key] for key in ("device", "threads", "deterministic")}
 
 for notice in presets.left_out(config).values():
     logger.warning(notice)
 
-if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
+# None with a scheduler, whose jobs get as many cores as they have threads.
+CORES = workflow.resource_settings.cores
+if CORES is not None and CORES < SETTINGS["threads"]:
     raise WorkflowError(
-        f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {workflow.cores}; "
+        f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {CORES}; "
         "sums depend on the number of threads, so Snakemake may not lower it"
     )
 
@@ -147,6 +154,13 @@ def program_group(wildcards):
     return maxpool_group(wildcards)
 
 
+def of_every_cell(name):
+    """A file of every trained cell. A function, so that the job of one cell does not write down thousands of paths first."""
+    return lambda wildcards: expand(
+        "results/{run}/maxpool/train/{cell}/{name}", run=wildcards.run, cell=MAXPOOL_CELLS, name=name
+    )
+
+
 def prepared(dataset, split):
     return ancient(f"data/prepared/{dataset}/{split}.npy")
 
@@ -173,11 +187,23 @@ def cell_threads(wildcards):
     return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)
 
 
+def cell_runtime(wildcards):
+    """Minutes after which a scheduler ends the first attempt at a cell. No time is known: a day."""
+    return 1440
+
+
+def growing(amount):
+    """A resource that is `amount(wildcards)` at a job's first attempt, and twice and three times as much at the next."""
+    return lambda wildcards, attempt: attempt * amount(wildcards)
+
+
+# A scheduler's profile sets `jobs`, and a plain run `cores`. The machine where jobs are submitted need not have their GPU.
+HAS_SCHEDULER = workflow.resource_settings.nodes is not None
 GPUS = leases.visible_gpus() if SETTINGS["device"] != "cpu" else []
-if SETTINGS["device"] == "auto" and not GPUS:
+if SETTINGS["device"] == "auto" and not (GPUS or HAS_SCHEDULER):
     logger.warning(f"device: auto, and no GPU here: on this machine {len(MAXPOOL_CELLS):,} cells train on the CPU")
 # One GPU per job, where the device is one, and how much of it a job has for itself, in slots.
-CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or GPUS else 0
+CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or GPUS or (SETTINGS["device"] == "auto" and HAS_SCHEDULER) else 0
 WHOLE_GPU = CELL_GPUS * config["jobs_per_gpu"]
 
 
@@ -187,7 +213,7 @@ def gpu_slots(wildcards):
 
 
 # Jobs on this machine fill its GPUs; on a cluster the scheduler knows how many there are.
-if workflow.is_main_process and workflow.local_exec and "gpu_slots" not in workflow.global_resources:
+if workflow.is_main_process and not HAS_SCHEDULER and "gpu_slots" not in workflow.global_resources:
     workflow.register_resource("gpu_slots", max(1, len(GPUS)) * config["jobs_per_gpu"])
 
 

@@ -23,8 +23,8 @@ if WEIGHTS_CELLS:
         threads: cell_threads
         resources:
             # Two networks, one of which waits.
-            mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb + 500,
-            runtime=2880,
+            mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb + 500),
+            runtime=growing(lambda wildcards: 2 * cell_runtime(wildcards)),
             gpu=CELL_GPUS,
             gpu_slots=gpu_slots,
         params:

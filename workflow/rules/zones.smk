@@ -52,9 +52,11 @@ if ZONE_CELLS:
         threads: cell_threads
         resources:
             # Replays hold a minibatch's activations in 64 bits.
-            mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb
-            * max(1, int(wildcards.batch_size) // 128),
-            runtime=1440,
+            mem_mb=growing(
+                lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb
+                * max(1, int(wildcards.batch_size) // 128)
+            ),
+            runtime=growing(cell_runtime),
             gpu=CELL_GPUS,
             gpu_slots=gpu_slots,
         params:

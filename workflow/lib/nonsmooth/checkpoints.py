@@ -31,8 +31,8 @@ class Checkpoint:
     """Saves the state of a job every so often, and when a signal ends it.
 
     As a context manager it takes over SIGTERM (of a scheduler) and SIGINT (Ctrl+C): at the next call of `after_step` or
-    `after_epoch` the state is saved and the process exits with 128 + signal, as if the signal had ended it. A second signal ends
-    it at once.
+    `after_epoch` the state is saved and the process exits with 128 + signal, as if the signal had ended it. Ctrl+C once more ends it
+    at once; a scheduler may send SIGTERM several times.
 
     The file is the SHA-256 of the rest and what `torch.save` writes. It is read with `weights_only`, so that none can execute code.
     """
@@ -64,9 +64,10 @@ class Checkpoint:
             signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        if self._signal is None:
+            self._signal = signal.Signals(number)
+        elif number == signal.SIGINT:
             raise SystemExit(128 + number)
-        self._signal = signal.Signals(number)
 
     def load(self) -> dict[str, Any] | None:
         """The state that was saved; None if there is none. A damaged file is set aside, so that the job starts anew.
