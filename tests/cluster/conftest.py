@@ -43,8 +43,7 @@ def cluster(tmp_path_factory, request):
     if shutil.which("scontrol") is None or "= nonsmooth\n" not in slurm("scontrol", "show", "config"):
         pytest.skip("the Slurm of the tests is not up: tests/cluster/slurm.sh start")
     project = ClusterProject(copy_project(tmp_path_factory.mktemp("cluster")).path)
-    for name in ("jobs.smk", "out_of_time.py"):
-        shutil.copy(HERE / name, project.path)
+    shutil.copy(HERE / "jobs.smk", project.path)
     with (project.path / "Snakefile").open("a") as snakefile:
         snakefile.write('\n\ninclude: "jobs.smk"\n')
     request.config.stash.setdefault(SUMMARIES, {})[request.module.__name__] = project.path

@@ -13,21 +13,6 @@ rule fails:
         "echo 'this is why it fails' > {log}; exit 1"
 
 
-# Saves at SIGTERM, as a training does, and goes on from there.
-rule out_of_time:
-    output:
-        "jobs/out_of_time.txt",
-    log:
-        "logs/jobs/out_of_time.log",
-    resources:
-        mem_mb=500,
-        runtime=growing(lambda wildcards: 1),
-    params:
-        checkpoint="jobs/checkpoint.txt",
-    script:
-        "out_of_time.py"
-
-
 rule gpu:
     output:
         "jobs/gpu-{number}.txt",

@@ -1,5 +1,6 @@
 """Real jobs through sbatch: a small preset, and jobs that fail. The long form is test_outages.py."""
 
+import json
 import re
 from collections import Counter
 
@@ -25,6 +26,10 @@ CELLS = {
         ]
     },
 }
+# Trains for two minutes, when one is left alone.
+LONG = CELLS["maxpool"]["train"][0] | {"precision": ["float64"], "rule": ["native"], "seeds": [0], "epochs": 200}
+LONG_CELL = "maxpool/train/mnist_5k/lenet5/none/sgd/float64/native/relu-0/seed0"
+CELLS["maxpool"]["train"].append(LONG)
 # Two cells of a preset that takes a GPU if there is one. Slurm pretends: PyTorch sees none, and trains on the CPU.
 WITH_GPU = {
     "run": "with_gpu",
@@ -52,27 +57,34 @@ def output(cluster) -> str:
     targets = [
         "results/cells/maxpool/runs.csv",
         "jobs/fails.txt",
-        "jobs/out_of_time.txt",
         "jobs/gpu-0.txt",
         "jobs/gpu-1.txt",
     ]
     config = cluster.write_config(CELLS)
-    result = cluster.snakemake(*targets, "--configfile", config, check=False)
+    # A minute at first, two and three at the next attempts; Slurm knows no shorter time.
+    minutes = ("--set-resources", "maxpool_train:runtime=attempt")
+    result = cluster.snakemake(*targets, "--configfile", config, *minutes, check=False)
     assert result.returncode == 1, result.stdout
+    assert submitted(result.stdout), result.stdout
     return result.stdout
 
 
 def test_cells_are_trained_by_jobs_and_gathered_beside_snakemake(cluster, output):
-    assert len((cluster.path / "results/cells/maxpool/runs.csv").read_text().splitlines()) == 1 + 8
+    assert len((cluster.path / "results/cells/maxpool/runs.csv").read_text().splitlines()) == 1 + 9
     rules = Counter(name.split("/")[0] for name in submitted(output))
-    assert rules == {"maxpool_train": 8, "fails": 1, "out_of_time": 1, "gpu": 2}
+    assert rules == {"maxpool_train": 9, "fails": 1, "gpu": 2}
 
 
-def test_a_job_over_its_time_limit_saves_and_goes_on_with_more_time(cluster, output):
-    assert (cluster.path / "jobs/out_of_time.txt").read_text() == "saved at SIGTERM"
-    first, second = map(shown, submitted(output)["out_of_time"])
-    assert (first["JobState"], first["TimeLimit"]) == ("TIMEOUT", "00:01:00")
-    assert (second["JobState"], second["TimeLimit"]) == ("COMPLETED", "00:02:00")
+def test_a_cell_over_its_time_limit_is_saved_and_goes_on_with_more_time(cluster, output):
+    (jobs,) = [jobs for name, jobs in submitted(output).items() if LONG_CELL.split("/train/")[1] in name]
+    attempts = [shown(job) for job in jobs]
+    assert [job["TimeLimit"] for job in attempts] == ["00:01:00", "00:02:00", "00:03:00"][: len(jobs)]
+    assert [job["JobState"] for job in attempts] == ["TIMEOUT"] * (len(jobs) - 1) + ["COMPLETED"]
+    record = json.loads((cluster.path / "results/cells" / LONG_CELL / "record.json").read_text())
+    steps = [part["steps"] for part in record["interrupted"]]
+    assert len(steps) == len(jobs) - 1 > 0
+    assert 0 < steps[0] < record["steps"]
+    assert "interrupted by SIGTERM; saved in" in output
 
 
 def test_a_failing_job_is_reported_with_its_log_and_stops_no_other(output):

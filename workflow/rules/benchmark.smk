@@ -76,7 +76,7 @@ rule benchmark_end_to_end:
         "results/{run}/benchmark/end_to_end.csv",
     log:
         "logs/{run}/benchmark/end_to_end.log",
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=3000,
         runtime=30,
@@ -96,7 +96,7 @@ rule benchmark_side_by_side:
         "results/{run}/benchmark/side_by_side.csv",
     log:
         "logs/{run}/benchmark/side_by_side.log",
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=lambda wildcards, threads: 1000 * 2 * threads,
         runtime=30,
