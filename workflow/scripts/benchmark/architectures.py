@@ -17,6 +17,7 @@ from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.pooling import MaxPool2d
 from nonsmooth.precision import PRECISIONS
 
 BATCH = 128
@@ -25,7 +26,7 @@ BUDGET, STEPS = 4.0, 20
 
 
 def measure(architecture: str, precision_name: str, settings: training.Settings) -> dict:
-    """Median seconds of a training step, its quartiles, and the memory of the process."""
+    """Median seconds of a training step, its quartiles, those of a test step and of the start, and the memory of the process."""
     device = torch.device(settings.device)
     training.configure(settings)
     precision = PRECISIONS[precision_name]
@@ -37,7 +38,7 @@ def measure(architecture: str, precision_name: str, settings: training.Settings)
         precision=precision_name,
         learning_rate=1e-3,
     )
-    before = provenance.peak_memory_mib()
+    before = provenance.usage(device.type)
     model = training.initial_model(cell).to(device)
     optimizer, scaler = training.build_optimizer(cell, model), precision.loss_scaler(device)
     shape = (1, 28, 28) if architecture == "lenet5" else (3, 32, 32)
@@ -54,6 +55,12 @@ def measure(architecture: str, precision_name: str, settings: training.Settings)
             seconds.append(time.perf_counter() - started)
         if sum(seconds) > BUDGET:
             break
+    started = time.perf_counter()
+    with torch.no_grad(), precision.evaluation.arithmetic(device):
+        model.eval()(precision.cast_batch(images))
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    test_seconds = time.perf_counter() - started
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     used = provenance.usage(device.type)
     return {
@@ -65,8 +72,11 @@ def measure(architecture: str, precision_name: str, settings: training.Settings)
         "quartile3": round(high, 4),
         "steps": len(seconds),
         "images_per_second": round(BATCH / median, 1),
+        "test_seconds": round(test_seconds, 4),
+        "start_seconds": before["process_seconds"],
+        "poolings": sum(isinstance(module, MaxPool2d) for module in model.modules()),
         "peak_memory_mib": used["peak_memory_mib"],
-        "memory_before_mib": before,
+        "memory_before_mib": before["peak_memory_mib"],
         "peak_gpu_memory_mib": used.get("peak_gpu_memory_mib"),
     }
 
@@ -86,7 +96,6 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         table = measure_all(settings)
-        device = provenance.device(settings.device)["name"]
-        table = table.assign(batch_size=BATCH, device=device, threads=settings.threads, torch=torch.__version__)
+        table = table.assign(batch_size=BATCH, **provenance.benchmark(settings.device, settings.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)
