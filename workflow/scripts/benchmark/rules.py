@@ -1,6 +1,6 @@
 """Time of a training step by pooling rule and normalization, as ratios to the native rule with batch norm.
 
-Every round measures each case once, in turn, so that a noisy machine disturbs all alike. LeNet-5, whose poolings are a large
+Every round measures each case once, in turn, so that a noisy machine disturbs all alike, by the clock of `architectures.py`. LeNet-5, whose poolings are a large
 part of a step, is measured with every rule; VGG11, whose convolutions are, with those of the factorial experiment.
 """
 
@@ -58,18 +58,22 @@ def training_step(
     return run
 
 
-def measure(architecture: str, precision: str, rules: Iterable[str], device: torch.device, rounds: int) -> pd.DataFrame:
+def measure(
+    architecture: str, precision: str, rules: Iterable[str], settings: training.Settings, rounds: int
+) -> pd.DataFrame:
     """Median seconds of a step of every case, and their ratio to the first one: native with batch norm."""
+    device = torch.device(settings.device)
+    clock = time.process_time if (settings.device, settings.threads) == ("cpu", 1) else time.perf_counter
     cases = [("batch_norm", rule) for rule in rules] + [("none", "native")]
     running = [training_step(architecture, normalization, precision, rule, device) for normalization, rule in cases]
     seconds: list[list[float]] = [[] for _ in cases]
     for number in range(rounds + 1):
         for times, run in zip(seconds, running, strict=True):
             if sum(times) < BUDGET:
-                started = time.perf_counter()
+                started = clock()
                 run()
                 if number > 0:  # the first round warms up
-                    times.append(time.perf_counter() - started)
+                    times.append(clock() - started)
     table = pd.DataFrame(cases, columns=["normalization", "rule"])
     table["seconds"] = [pd.Series(times).median() for times in seconds]
     table["ratio"] = table.seconds / table.seconds[0]
@@ -80,14 +84,13 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         training.configure(settings)
-        device = torch.device(settings.device)
         table = pd.concat(
-            measure(architecture, precision.name, rules, device, snakemake.params.rounds)
+            measure(architecture, precision.name, rules, settings, snakemake.params.rounds)
             for architecture, rules in NETWORKS.items()
             for precision in PRECISIONS.values()
-            if device.type in precision.devices
+            if settings.device in precision.devices
         )
-        table = table[["architecture", "precision", "normalization", "rule", "seconds", "ratio"]].round(4)
+        table = table[["architecture", "precision", "normalization", "rule", "seconds", "ratio"]].round(6)
         table = table.assign(batch_size=BATCH, **provenance.benchmark(settings.device, settings.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)

@@ -80,7 +80,7 @@ def measure_all(settings: training.Settings, rounds: int) -> pd.DataFrame:
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
-        table = measure_all(settings, snakemake.params.rounds).round(4)
+        table = measure_all(settings, snakemake.params.rounds).round(6)
         table = table.assign(batch_size=BATCH, **provenance.benchmark(settings.device, settings.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)
