@@ -125,8 +125,8 @@ def test_what_jobs_took_is_beside_what_was_expected(config, some_finished, tmp_p
     table = plan.check(plan.jobs_table(config, SHIPPED, results), benchmarks)
     assert table.jobs.tolist()[-1] == table.jobs[:-1].sum() == len(timed)
     assert table.ratio.tolist() == pytest.approx([2.0] * len(table))
-    assert table["CPU (h)"].tolist() == pytest.approx(table["expected (h)"].tolist())
-    assert table["expected (h)"].iloc[-1] * 3600 == pytest.approx(sum(map(SHIPPED.seconds, timed)))
+    assert table["CPU (min)"].tolist() == pytest.approx(table["expected (min)"].tolist())
+    assert table["expected (min)"].iloc[-1] * 60 == pytest.approx(sum(map(SHIPPED.seconds, timed)))
 
 
 def test_nothing_finished_is_said(config, tmp_path):

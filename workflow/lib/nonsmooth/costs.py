@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil, inf
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from nonsmooth import config as presets
@@ -125,8 +126,8 @@ class Benchmarks:
             return None
         if isinstance(job.cell, ZoneCell):
             comparison = self._comparison(job.cell)["with_replays" if job.cell.replays else "pair"]
-            return network["start_seconds"] + job.images / self.batch_size * self._step(job.cell) * comparison
-        return network["start_seconds"] + sum(
+            return self._start + job.images / self.batch_size * self._step(job.cell) * comparison
+        return self._start + sum(
             (images * self._step(run, run.rule) + tested * network["test_seconds"]) / self.batch_size
             for run, images, tested in job.passes
         )
@@ -153,6 +154,11 @@ class Benchmarks:
             steps = ceil(job.images / cell.batch_size)
             rows |= {"layers": cell.epochs * poolings, "activations": min(ACTIVATION_ROWS, steps) * poolings}
         return sum(ceil(count * ROW[name] / BLOCK) * BLOCK for name, count in rows.items())
+
+    @property
+    def _start(self) -> float:
+        """Seconds until a process computes; of all networks, since it is of the machine."""
+        return median(row["start_seconds"] for row in self.tables["architectures"].values())
 
     def _poolings(self, architecture: str) -> int:
         counts = {name: int(row["poolings"]) for (name, _), row in self.tables["architectures"].items()}

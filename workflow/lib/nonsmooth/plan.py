@@ -15,7 +15,7 @@ from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.datasets import DATASETS
 
 GROUP = ["part", "dataset", "architecture", "precision"]
-HOUR, GIB = 3600, 2**30
+MINUTE, HOUR, GIB = 60, 3600, 2**30
 
 
 def jobs_table(config: dict[str, Any], benchmarks: costs.Benchmarks | None, results: Path) -> pd.DataFrame:
@@ -64,9 +64,9 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def check(jobs: pd.DataFrame, benchmarks: Path) -> pd.DataFrame:
-    """A row per group of finished jobs and one of all: hours `expected`, those that passed, their ratio, and hours of CPU time.
+    """A row per group of finished jobs and one of all: minutes `expected`, those it `took`, their ratio, and minutes of CPU time.
 
-    What passed is what Snakemake wrote below `benchmarks`, the folder of the run; a job without it is left out. Raises ValueError if
+    They are what Snakemake wrote below `benchmarks`, the folder of the run; a job without it is left out. Raises ValueError if
     all are.
     """
     finished = jobs[jobs.finished]
@@ -81,14 +81,14 @@ def check(jobs: pd.DataFrame, benchmarks: Path) -> pd.DataFrame:
             {
                 **dict(zip(GROUP, group, strict=True)),
                 "jobs": len(found),
-                "expected (h)": found.seconds.sum(skipna=False) / HOUR,
-                "took (h)": found.s.sum() / HOUR,
-                "CPU (h)": found.cpu_time.sum() / HOUR,
+                "expected (min)": found.seconds.sum(skipna=False) / MINUTE,
+                "took (min)": found.s.sum() / MINUTE,
+                "CPU (min)": found.cpu_time.sum() / MINUTE,
             }
             for group, found in groups
         ]
     )
-    return table.assign(ratio=table["took (h)"] / table["expected (h)"])
+    return table.assign(ratio=table["took (min)"] / table["expected (min)"])
 
 
 def sentences(
