@@ -19,7 +19,7 @@ run: $(READY) ## set up and run the default preset (another one: make CONFIG=con
 
 plan: $(READY) ## say what a preset would take (make plan CONFIG=config/presets/paper.yaml)
 	@test -f "$(CONFIG)" || { echo "CONFIG: there is no file $(CONFIG)"; exit 1; }
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake plan --configfile "$(CONFIG)" --quiet host progress rules
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake plan --nolock --configfile "$(CONFIG)" --quiet host progress rules
 
 setup: $(READY) ## set up the environment only
 
