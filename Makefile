@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := run
-.PHONY: run setup test test-cluster failed lock format clean help
+.PHONY: run plan setup test test-cluster failed lock format clean help
 
 run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
 	@test -f "$$CONFIG" || { echo "CONFIG: there is no file $$CONFIG"; exit 1; }
@@ -20,6 +20,10 @@ run: $(READY) ## set up and run the default preset (another one: make CONFIG=con
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile "$$CONFIG" && \
 	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' "$$CONFIG") && \
 	echo "Report: figures/$$run/report.html  (make took $$(( $$(date +%s) - start )) s)"
+
+plan: $(READY) ## say what a preset would take (make plan CONFIG=config/presets/paper.yaml)
+	@test -f "$$CONFIG" || { echo "CONFIG: there is no file $$CONFIG"; exit 1; }
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake plan --nolock --configfile "$$CONFIG" --quiet host progress rules
 
 setup: $(READY) ## set up the environment only
 

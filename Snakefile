@@ -30,6 +30,7 @@ include: "workflow/rules/claims.smk"
 include: "workflow/rules/mitigations.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/plan.smk"
 
 
 rule all:

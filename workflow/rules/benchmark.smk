@@ -5,6 +5,7 @@ rule benchmark:
     input:
         f"results/{RUN}/benchmark/training_step.csv",
         f"results/{RUN}/benchmark/architectures.csv",
+        f"results/{RUN}/benchmark/rules.csv",
         f"results/{RUN}/benchmark/zones.csv",
         f"results/{RUN}/benchmark/end_to_end.csv",
         f"results/{RUN}/benchmark/side_by_side.csv",
@@ -47,6 +48,25 @@ rule benchmark_architectures:
         "Time a training step of every architecture on this machine"
     script:
         "../scripts/benchmark/architectures.py"
+
+
+rule benchmark_rules:
+    output:
+        "results/{run}/benchmark/rules.csv",
+    log:
+        "logs/{run}/benchmark/rules.log",
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=6000,
+        runtime=60,
+        gpu=CELL_GPUS,
+    params:
+        settings=SETTINGS,
+        rounds=20,
+    message:
+        "Time a training step with every pooling rule on this machine"
+    script:
+        "../scripts/benchmark/rules.py"
 
 
 rule benchmark_zones:

@@ -95,7 +95,6 @@ if __name__ == "__main__":
         # The job holds every core so that nothing of ours disturbs it, and computes as a cell does.
         training.configure(training.Settings(threads=snakemake.params.threads))
         table = measure(snakemake.params.rounds)
-        machine = provenance.machine()
-        table = table.assign(cpu=machine["cpu"], threads=snakemake.params.threads, torch=torch.__version__)
+        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)
