@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from nonsmooth import provenance
+from nonsmooth import leases
 
 from .conftest import ROOT
 
@@ -21,7 +21,7 @@ def test_on_a_cluster_the_settings_of_the_default_profile_hold():
     assert default.items() <= profile("slurm").items()
 
 
-@pytest.mark.skipif(provenance.has_gpu(), reason="this machine has a GPU")
+@pytest.mark.skipif(leases.visible_gpus(), reason="this machine has a GPU")
 def test_a_machine_that_only_submits_needs_no_gpu(planning, tiny):
     config = planning.write_config(tiny | {"device": "auto"}, "auto.yaml")
     here = planning.snakemake("--configfile", config, "--dry-run").stdout

@@ -55,7 +55,7 @@ rule benchmark_rules:
         "results/{run}/benchmark/rules.csv",
     log:
         "logs/{run}/benchmark/rules.log",
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=6000,
         runtime=60,

@@ -4,7 +4,7 @@ import re
 import shutil
 import signal
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -18,7 +18,7 @@ try:
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
-    from nonsmooth import programs, signals
+    from nonsmooth import costs, programs, signals
     from nonsmooth.progress import Job, Progress, duration
 except ImportError as error:
     raise WorkflowError(
@@ -187,14 +187,45 @@ def cell_threads(wildcards):
     return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)
 
 
-def cell_runtime(wildcards):
-    """Minutes after which a scheduler ends the first attempt at a cell. No time is known: a day."""
-    return 1440
-
-
 def growing(amount):
     """A resource that is `amount(wildcards)` at a job's first attempt, and twice and three times as much at the next."""
     return lambda wildcards, attempt: attempt * amount(wildcards)
+
+
+# What the jobs of the rules `maxpool_<part>` make, by part.
+CELL_OF = {
+    "search": lambda wildcards: MAXPOOL_SETUPS[CONDITION_PATH.format(**wildcards)],
+    "train": maxpool_cell,
+    "weights": weights_cell,
+    "zones": zone_cell,
+}
+
+
+@cache
+def benchmarks():
+    """Measured times, of this machine if there are any; None if there are none of its kind of device."""
+    try:
+        return costs.find(Path("results"), "cuda" if CELL_GPUS else "cpu", SETTINGS["threads"])
+    except ValueError:  # `snakemake plan` says what is wrong
+        return None
+
+
+def expected_seconds(part, wildcards):
+    """How long a cell takes, or None where that is not known."""
+    trials = presets.search_settings(config)["trials"] if part == "search" else 1
+    cell = CELL_OF[part](wildcards)
+    return benchmarks() and benchmarks().seconds(costs.Job(part, cell, cell.path, trials))
+
+
+def cell_runtime(part):
+    """Minutes after which a scheduler ends the first attempt at a cell: three times what it takes, as nodes differ, and a quarter of an
+    hour at least; a day where that is not known."""
+
+    def minutes(wildcards):
+        seconds = expected_seconds(part, wildcards)
+        return 1440 if seconds is None else 15 + round(3 * seconds / 60)
+
+    return growing(minutes)
 
 
 # A scheduler's profile sets `jobs`, and a plain run `cores`. The machine where jobs are submitted need not have their GPU.
@@ -379,17 +410,21 @@ REPORT = f"figures/{RUN}/report.html"
 UNSAFE = re.compile(r"""[$`\\]|'.*"|".*'""", re.DOTALL)
 
 
-# The rules whose jobs make cells.
-CELL_RULES = ("maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones")
-
-
 def follow_cells():
     """Tell how many cells are done, running and failed while the run goes on, and record it for `nonsmooth.failed`."""
-    jobs = [job for job in workflow.dag.jobs if job.rule.name in CELL_RULES]
+    jobs = [job for job in workflow.dag.jobs if job.rule.name.removeprefix("maxpool_") in CELL_OF]
+    run = {job.jobid: job for job in jobs if workflow.dag.needrun(job)}
+    seconds = {
+        number: expected_seconds(job.rule.name.removeprefix("maxpool_"), job.wildcards) for number, job in run.items()
+    }
+    are_known = None not in seconds.values()
     to_run = {
-        job.jobid: Job(os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"), job.output[-1])
-        for job in jobs
-        if workflow.dag.needrun(job)
+        number: Job(
+            cell=os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"),
+            output=job.output[-1],
+            cost=seconds[number] if are_known else 1,
+        )
+        for number, job in run.items()
     }
     if to_run:
         say = partial(logger.info, extra={"quietness": Quietness.PROGRESS})

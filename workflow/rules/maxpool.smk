@@ -39,7 +39,7 @@ rule maxpool_search:
     threads: cell_threads
     resources:
         mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb),
-        runtime=growing(cell_runtime),
+        runtime=cell_runtime("search"),
         gpu=CELL_GPUS,
         gpu_slots=gpu_slots,
     params:
@@ -129,7 +129,7 @@ rule maxpool_train:
     threads: cell_threads
     resources:
         mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb),
-        runtime=growing(cell_runtime),
+        runtime=cell_runtime("train"),
         gpu=CELL_GPUS,
         gpu_slots=gpu_slots,
     params:

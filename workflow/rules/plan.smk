@@ -5,7 +5,7 @@ rule plan:
     log:
         f"logs/{RUN}/plan.log",
     localrule: True
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=1000,
         runtime=5,

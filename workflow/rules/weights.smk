@@ -24,7 +24,7 @@ if WEIGHTS_CELLS:
         resources:
             # Two networks, one of which waits.
             mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb + 500),
-            runtime=growing(lambda wildcards: 2 * cell_runtime(wildcards)),
+            runtime=cell_runtime("weights"),
             gpu=CELL_GPUS,
             gpu_slots=gpu_slots,
         params:

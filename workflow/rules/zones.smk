@@ -56,7 +56,7 @@ if ZONE_CELLS:
                 lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb
                 * max(1, int(wildcards.batch_size) // 128)
             ),
-            runtime=growing(cell_runtime),
+            runtime=cell_runtime("zones"),
             gpu=CELL_GPUS,
             gpu_slots=gpu_slots,
         params:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 import torch
 
-from nonsmooth import provenance, training
+from nonsmooth import optimizers, provenance, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
@@ -44,7 +44,7 @@ def training_step(
         learning_rate=1e-3,
     )
     model = training.initial_model(cell).to(device)
-    optimizer, scaler = training.build_optimizer(cell, model), precision.loss_scaler(device)
+    optimizer, scaler = optimizers.build_optimizer(cell, model), precision.loss_scaler(device)
     shape = (1, 28, 28) if architecture == "lenet5" else (3, 32, 32)
     images = torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = (torch.arange(BATCH) % 10).to(device)
