@@ -3,24 +3,36 @@
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
+# As it was typed: neither make nor the shell looks for commands in it.
+override CONFIG := $(value CONFIG)
+export CONFIG
+CLUSTER_TESTS ?= tests/cluster
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := run
-.PHONY: run setup test failed lock format clean help
+.PHONY: run plan setup test test-cluster failed lock format clean help
 
 run: $(READY) ## set up and run the default preset (another one: make CONFIG=config/presets/fashion.yaml)
-	@test -f "$(CONFIG)" || { echo "CONFIG: there is no file $(CONFIG)"; exit 1; }
+	@test -f "$$CONFIG" || { echo "CONFIG: there is no file $$CONFIG"; exit 1; }
 	@start=$$(date +%s); \
-	echo "Running $(CONFIG): training, figures, report. Progress: 'n of m steps done'."; \
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile "$(CONFIG)" && \
-	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' "$(CONFIG)") && \
+	echo "Running $$CONFIG: training, figures, report. Progress: 'n of m steps done'."; \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --configfile "$$CONFIG" && \
+	run=$$($(BIN)/python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["run"])' "$$CONFIG") && \
 	echo "Report: figures/$$run/report.html  (make took $$(( $$(date +%s) - start )) s)"
+
+plan: $(READY) ## say what a preset would take (make plan CONFIG=config/presets/paper.yaml)
+	@test -f "$$CONFIG" || { echo "CONFIG: there is no file $$CONFIG"; exit 1; }
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake plan --nolock --configfile "$$CONFIG" --quiet host progress rules
 
 setup: $(READY) ## set up the environment only
 
 test: $(READY) ## set up and run all tests
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cluster: $(READY) ## start a real Slurm of one node (as root, on Debian or Ubuntu) and test on it
+	tests/cluster/slurm.sh start
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(CLUSTER_TESTS)
 
 failed: $(READY) ## list the cells that failed in the latest run, with the ends of their logs
 	@$(BIN)/python -m nonsmooth.failed
@@ -40,7 +52,7 @@ clean: ## say what could be deleted, and how much it would free
 	@echo "together: they are the trained cells and the record of how; delete all three or none."
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -30,6 +30,7 @@ include: "workflow/rules/claims.smk"
 include: "workflow/rules/mitigations.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/benchmark.smk"
+include: "workflow/rules/plan.smk"
 
 
 rule all:
@@ -38,3 +39,19 @@ rule all:
         REPORT,
     message:
         "Everything of preset {RUN} is there"
+
+
+# A scheduler gets what computes for long. The rest takes seconds to minutes and runs beside Snakemake.
+SUBMITTED = {
+    "maxpool_search",
+    "maxpool_train",
+    "maxpool_weights",
+    "maxpool_zones",
+    "benchmark_training_step",
+    "benchmark_architectures",
+    "benchmark_zones",
+    "benchmark_end_to_end",
+    "benchmark_side_by_side",
+    "maxpool_pooling_errors",
+}
+workflow.localrules(*({rule.name for rule in workflow.rules} - SUBMITTED))

@@ -311,6 +311,19 @@ def test_it_saves_by_minutes_and_by_epochs(monkeypatch, tmp_path) -> None:
     assert saves(monkeypatch, tmp_path, clock) == []
 
 
+def test_a_full_disk_does_not_end_a_run(make_disk, fill_disk, tmp_path, caplog) -> None:
+    disk = make_disk(tmp_path / "disk", "1m")
+    checkpoint = saved(disk / "checkpoint.pt")
+    filler = fill_disk(disk)
+    every = Checkpoint(disk / "checkpoint.pt", {}, epochs=1)
+    every.after_epoch(1, lambda: {"large": torch.zeros(10**5)})
+    assert f"not saved: [Errno 28] {disk / 'checkpoint.pt'}: No space left on device; free some space" in caplog.text
+    assert torch.equal(checkpoint.load()["weights"], STATE["weights"])
+    filler.unlink()
+    every.after_epoch(2, lambda: {"large": torch.zeros(10**5)})
+    assert checkpoint.load().keys() == {"large"}
+
+
 # ---------------------------------------------------------------------------------------------- the signals
 
 
@@ -345,13 +358,15 @@ def test_a_signal_saves_and_ends(number: signal.Signals, tmp_path) -> None:
     assert Checkpoint(tmp_path / "checkpoint.pt", {}).load() == {"number": last}
 
 
-def test_a_second_signal_ends_at_once(tmp_path) -> None:
+def test_only_a_second_interrupt_ends_at_once(tmp_path) -> None:
     process = waiter(tmp_path / "checkpoint.pt", "no steps")
-    process.send_signal(signal.SIGTERM)
-    process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        assert process.poll() is None
+        process.send_signal(number)
+        for _ in range(3):
+            process.stdout.readline()
     process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGINT
     assert list(tmp_path.iterdir()) == []
 
 

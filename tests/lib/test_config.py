@@ -92,6 +92,7 @@ STREAMED = [name for name, dataset in DATASETS.items() if dataset.streamed]
 FULL = {
     **BARE,
     "device": "cpu",
+    "jobs_per_gpu": 4,
     "threads": 1,
     "workers": 2,
     "deterministic": True,
@@ -316,7 +317,10 @@ def test_lists_of_values_are_lists_of_distinct_values():
 @pytest.mark.parametrize(
     ("key", "value", "bound"),
     [
-        *((key, 0, "at least 1") for key in ("threads", "epochs", f"{BLOCK_KEY}.epochs", f"{BLOCK_KEY}.batch_size")),
+        *(
+            (key, 0, "at least 1")
+            for key in ("jobs_per_gpu", "threads", "epochs", f"{BLOCK_KEY}.epochs", f"{BLOCK_KEY}.batch_size")
+        ),
         *((f"{WEIGHTS_KEY}.{name}", 0, "at least 1") for name in ("epochs", "batch_size")),
         *((f"{SEARCH_KEY}.{name}", 0, "at least 1") for name in ("trials", "epochs")),
         *((f"{ZONES_KEY}.{name}", 0, "at least 1") for name in ("batch_size[0]", "minibatches")),
@@ -964,6 +968,7 @@ def test_shipped_presets_have_their_own_folders():
         ({}, "mine"),
         ({"seeds": [3]}, "mine"),
         ({"workers": 1}, "mine"),
+        ({"jobs_per_gpu": 2}, "mine"),
         ({"datasets": {"mnist": {"path": "/images"}}}, "mine"),
         ({"epochs": 2}, "mine-epochs2"),
         ({"device": "cuda"}, "mine-devicecuda"),
@@ -1240,7 +1245,7 @@ def test_derivatives_that_are_equal_are_one_cell():
 
 def test_defaults_are_filled_in_and_do_not_override():
     assert check(BARE) == {**DEFAULTS, **BARE}
-    own = changed({"device": "cuda", "threads": 3, "workers": 7, "deterministic": False})
+    own = changed({"device": "cuda", "jobs_per_gpu": 2, "threads": 3, "workers": 7, "deterministic": False})
     assert check(own) == own
 
 
@@ -1495,7 +1500,7 @@ def test_what_is_registered_is_known(monkeypatch: pytest.MonkeyPatch):
 def test_schema_names_what_training_takes(what: str):
     from torch import nn
 
-    from nonsmooth.training import build_optimizer, build_schedule
+    from nonsmooth.optimizers import build_optimizer, build_schedule
 
     cell = cells_of({**BLOCK, "learning_rate": 0.1})[0]
     model = nn.Linear(1, 1)

@@ -578,6 +578,17 @@ def test_prepared_file_that_is_cut(small: Small, tmp_path: Path):
         assert str(caught.value).endswith(f"make it anew: snakemake --force {output}")
 
 
+@pytest.mark.parametrize("position", [200, -1], ids=["image", "label"])
+def test_prepared_file_with_another_bit(prepared: Path, position: int, tmp_path: Path):
+    """Where the checksum of the contents is known."""
+    content = bytearray((prepared / "test.npy").read_bytes())
+    content[position] ^= 1
+    path = tmp_path / "test.npy"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path}: .*another checksum.*snakemake --force {path}"):
+        load("mnist_5k", path)
+
+
 def test_prepared_paths_that_are_cut(photos: Path, tmp_path: Path):
     prepare("imagenet", "train", tmp_path / "train.npy", photos)
     content = (tmp_path / "train.npy").read_bytes()

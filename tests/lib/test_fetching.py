@@ -555,6 +555,18 @@ def start(folder: Path, mirror: Mirror) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+def test_a_full_disk_is_said_and_no_other_mirror_is_tried(make_mirror, folder: Path, make_disk, fill_disk):
+    first, second = make_mirror(), make_mirror()
+    filler = fill_disk(make_disk(folder, "1m"))
+    with pytest.raises(OSError, match=rf"^\[Errno 28\] {folder}/test.bin: No space left on device; free some space"):
+        fetch("toy", ["test"], folder, [first.address, second.address])
+    assert second.requests == []
+    assert list(files_below(folder)) == [filler.name]
+    filler.unlink()
+    fetch("toy", ["test"], folder, [first.address])
+    assert (folder / "test.bin").read_bytes() == CONTENTS["test.bin"]
+
+
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_killed_download_leaves_no_half_file(make_mirror, kill: signal.Signals, folder: Path):
     half_sent = threading.Event()

@@ -8,13 +8,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nonsmooth.files import atomic, content_hash, read_json, write_json, write_rows, write_text
+from nonsmooth.files import atomic, content_hash, read_json, require_writable, write_json, write_rows, write_text
+from nonsmooth.tables import write_csv
 
 quick = settings(deadline=None, derandomize=True, max_examples=30)
 values = st.recursive(
@@ -129,6 +134,83 @@ def test_killed_writer_leaves_the_old_content(tmp_path: Path):
     assert path.read_text() == "old"
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+# ---------------------------------------------------------------------------------------------- a full disk
+
+
+def draw(path: Path) -> None:
+    figure, axes = plt.subplots()
+    axes.plot(range(20_000))
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
+    plt.close(figure)
+
+
+def save_array(path: Path) -> None:
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.zeros(2**17))
+
+
+def compress_arrays(path: Path) -> None:
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, image=np.random.default_rng(0).random(2**17))
+
+
+WRITERS = {
+    "text.json": lambda path: write_text(path, "0" * 2**20),
+    "rows.csv": lambda path: write_rows(path, [{"epoch": number} for number in range(2**17)]),
+    "table.csv": lambda path: write_csv(pd.DataFrame({"epoch": range(2**17)}), path),
+    "images.npy": save_array,
+    "ties.npz": compress_arrays,
+    "figure.pdf": draw,
+    "figure.svg": draw,
+    "figure.png": draw,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("room", [0, 4096], ids=["none", "for a part"])
+def test_a_full_disk_leaves_the_old_content_and_is_said_of_the_output(
+    name: str, room: int, tmp_path: Path, make_disk: Callable, fill_disk: Callable
+) -> None:
+    path = make_disk(tmp_path / "disk", "2m") / name
+    path.write_text("old")
+    filler = fill_disk(path.parent)
+    os.truncate(filler, filler.stat().st_size - room)
+
+    with pytest.raises(
+        OSError, match=rf"^\[Errno 28\] {path}: No space left on device.*; free some space there and run"
+    ):
+        WRITERS[name](path)
+
+    assert path.read_text() == "old"
+    assert names(path.parent) == sorted([name, filler.name])
+    filler.unlink()
+    WRITERS[name](path)
+    assert path.read_bytes() != b"old"
+
+
+def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "folder" / "metrics.csv")
+    assert names(tmp_path / "new" / "folder") == []
+
+
+def test_a_folder_without_room_is_named(tmp_path: Path, make_disk: Callable) -> None:
+    folder = make_disk(tmp_path / "disk", "1m")
+    require_writable(folder / "metrics.csv", 2**19)
+    with pytest.raises(OSError, match=rf"^\[Errno 28\] {folder}: nothing can be .*No space left.*; free some space"):
+        require_writable(folder / "metrics.csv", 2**20 + 1)
+    assert names(folder) == []
+
+
+def test_a_read_only_folder_is_named(tmp_path: Path, make_disk: Callable) -> None:
+    folder = make_disk(tmp_path / "disk", "1m")
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    with pytest.raises(
+        OSError, match=rf"^\[Errno 30\] {folder}: nothing can be .*Read-only.*; make the folder writable"
+    ):
+        require_writable(folder / "metrics.csv")
 
 
 # ---------------------------------------------------------------------------------------------------- JSON

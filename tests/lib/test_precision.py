@@ -21,7 +21,7 @@ from torch.nn.grad import conv2d_weight
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nonsmooth import pooling, training
+from nonsmooth import optimizers, pooling, training
 from nonsmooth.architectures import ARCHITECTURES, NORMALIZATIONS
 from nonsmooth.pooling import compiled, exact, norm, rounded, smooth
 from nonsmooth.pooling.kernels import kernels
@@ -534,7 +534,7 @@ def test_training_steps_use_listed_operations_only(level: str, make_cell) -> Non
             relu_derivative=0.5 if rule == "minimal" else 0.0,
         )
         model = training.initial_model(cell)
-        optimizer = training.build_optimizer(cell, model)
+        optimizer = optimizers.build_optimizer(cell, model)
         scaler = precision.loss_scaler(CPU)
         with precision.arithmetic(CPU), Recorder() as recorder:
             for _ in range(2):
@@ -674,7 +674,12 @@ def test_a_step_is_that_of_float32_layers_rounded_once(
     hook = model.register_forward_hook(lambda _, inputs, logits: seen.append(logits) or logits.retain_grad())
     with precision.arithmetic(CPU):
         training.step(
-            model, training.build_optimizer(cell, model), precision.loss_scaler(CPU), precision, images, torch.arange(4)
+            model,
+            optimizers.build_optimizer(cell, model),
+            precision.loss_scaler(CPU),
+            precision,
+            images,
+            torch.arange(4),
         )
     hook.remove()
 

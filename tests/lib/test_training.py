@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import count, pairwise
@@ -24,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from nonsmooth import architectures, provenance, training
+from nonsmooth import architectures, optimizers, provenance, training
 from nonsmooth.architectures import Architecture
 from nonsmooth.cells import TrainingCell
 from nonsmooth.datasets import DATASETS
@@ -214,9 +216,9 @@ def test_augmentation_is_of_training_images_only(
     asked: list[str] = []
     batches = Images.batches
 
-    def spy(self: Images, batch_size: int, generator=None, augmentation: str = "none"):
+    def spy(self: Images, batch_size: int, generator=None, augmentation: str = "none", **others):
         asked.append(augmentation if generator is not None else "in order")
-        return batches(self, batch_size, generator, augmentation)
+        return batches(self, batch_size, generator, augmentation, **others)
 
     monkeypatch.setattr(Images, "batches", spy)
     data = digits("test", 100)
@@ -385,7 +387,7 @@ def test_learning_rate_follows_the_cosine(make_cell: MakeCell, train_set: Images
 def test_learning_rate_is_divided_by_10_every_30_epochs(make_cell: MakeCell) -> None:
     """Each epoch multiplies by 1 or 0.1, of which the latter rounds twice."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    schedule = training.build_schedule(make_cell(schedule="step", epochs=95), optimizer)
+    schedule = optimizers.build_schedule(make_cell(schedule="step", epochs=95), optimizer)
     for epoch in range(95):
         (rate,) = schedule.get_last_lr()
         assert rate == optimizer.param_groups[0]["lr"] == pytest.approx(0.3 / 10 ** (epoch // 30), rel=8 * 2**-53)
@@ -409,14 +411,14 @@ def test_a_run_follows_the_steps(make_cell: MakeCell, digits: Callable, monkeypa
 def test_unknown_schedule_is_refused(make_cell: MakeCell) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
     with pytest.raises(ValueError, match="unknown schedule 'linear'; expected 'cosine', 'step' or 'constant'"):
-        training.build_schedule(make_cell(schedule="linear"), optimizer)
+        optimizers.build_schedule(make_cell(schedule="linear"), optimizer)
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "expected"),
     [
-        ("sgd", torch.optim.SGD, {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.125, "nesterov": False}),
-        ("adam", torch.optim.Adam, {"lr": 0.25, "eps": 0.0625, "weight_decay": 0.125, "betas": (0.9, 0.999)}),
+        ("sgd", optimizers.SGD, {"lr": 0.25, "momentum": 0.5, "weight_decay": 0.125, "nesterov": False}),
+        ("adam", optimizers.Adam, {"lr": 0.25, "eps": 0.0625, "weight_decay": 0.125, "betas": (0.9, 0.999)}),
     ],
 )
 def test_optimizers_have_the_hyperparameters_of_the_cell(
@@ -424,7 +426,7 @@ def test_optimizers_have_the_hyperparameters_of_the_cell(
 ) -> None:
     cell = make_cell(optimizer=name, learning_rate=0.25, momentum=0.5, weight_decay=0.125, adam_eps=0.0625)
     model = initial_model(cell)
-    optimizer = training.build_optimizer(cell, model)
+    optimizer = optimizers.build_optimizer(cell, model)
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert {key: group[key] for key in expected} == expected
@@ -436,7 +438,7 @@ def test_optimizers_have_the_hyperparameters_of_the_cell(
 def test_unknown_optimizer_is_refused(make_cell: MakeCell) -> None:
     known = "'sgd', 'adam', 'sgd_clipped' or 'sgd_scaled'"
     with pytest.raises(ValueError, match=f"unknown optimizer 'lion'; expected {known}"):
-        training.build_optimizer(make_cell(optimizer="lion"), nn.Linear(1, 1))
+        optimizers.build_optimizer(make_cell(optimizer="lion"), nn.Linear(1, 1))
 
 
 # ------------------------------------------------------------------------------------ clipping and loss scaling
@@ -462,7 +464,7 @@ def test_clipped_gradients_are_those_of_a_plain_computation(precision: str, scal
     norm = math.sqrt(sum(value**2 for gradient in before for value in gradient.flatten().tolist()))
     factor = min(1.0, 0.25 / (norm + 1e-6))
     with level.arithmetic(CPU):
-        training.clip_gradients(parameters, 0.25)
+        optimizers.clip_gradients(parameters, 0.25)
     after = [p.grad for p in parameters if p.grad is not None]
     wide = torch.float64 if precision == "float64" else torch.float32
     units = 90 * torch.finfo(wide).eps + torch.finfo(level.dtype).eps / 2
@@ -479,7 +481,7 @@ def test_clipped_gradients_are_those_of_a_plain_computation(precision: str, scal
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_clipping_is_pytorchs_in_32_and_64_bits(dtype: torch.dtype, scale: float) -> None:
     ours, theirs = with_gradients(scale, dtype), with_gradients(scale, dtype)
-    training.clip_gradients(ours, 0.25)
+    optimizers.clip_gradients(ours, 0.25)
     torch.nn.utils.clip_grad_norm_(theirs, 0.25)
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=0, equal_nan=True)
@@ -489,7 +491,7 @@ def test_a_norm_beyond_float16_is_clipped() -> None:
     """PyTorch's own norm of these would be infinite in float16, and the gradients 0."""
     parameters = with_gradients(0.0, torch.float16)
     parameters[1].grad.fill_(60000.0)
-    training.clip_gradients(parameters, 1.0)
+    optimizers.clip_gradients(parameters, 1.0)
     assert parameters[1].grad.eq(torch.tensor(1 / math.sqrt(77)).half()).all()
 
 
@@ -500,7 +502,7 @@ def test_clipped_sgd_steps_by_the_clipped_gradient(precision: str, make_cell: Ma
     level = PRECISIONS[precision]
     model = initial_model(cell)
     before = [parameter.detach().double().clone() for parameter in model.parameters()]
-    optimizer = training.build_optimizer(cell, model)
+    optimizer = optimizers.build_optimizer(cell, model)
     scaler = level.loss_scaler(CPU)
     with level.arithmetic(CPU):
         training.step(model, optimizer, scaler, level, *train_set.batch(slice(64)))
@@ -557,7 +559,7 @@ def test_a_step_whose_gradient_overflows_is_skipped_and_the_scale_halved(
     cell = make_cell(precision="float16", optimizer="sgd_scaled", momentum=0.0, weight_decay=0.0)
     level = PRECISIONS["float16"]
     model = initial_model(cell)
-    optimizer = training.build_optimizer(cell, model)
+    optimizer = optimizers.build_optimizer(cell, model)
     scaler = level.loss_scaler(CPU, always=True)
     batch = train_set.batch(slice(64))
     scale = 65536.0
@@ -865,7 +867,7 @@ def test_record_has_provenance_and_is_json(make_cell: MakeCell, train_set: Image
     assert set(record) == {
         *("cell", "config_hash", "epochs_run", "diverged", "first_nonfinite_step", "steps", "skipped_steps"),
         *("weights_sha256", "settings", "flags", "device", "seconds", "process_seconds", "peak_memory_mib"),
-        *("versions", "numerics_version", "git", "machine"),
+        *("versions", "numerics_version", "git", "machine", "interrupted"),
     }
     # PyTorch alone takes a hundred MiB and a second; times are rounded to hundredths.
     assert record["peak_memory_mib"] > 100
@@ -1093,3 +1095,55 @@ def test_gpu_memory_that_does_not_suffice(
     monkeypatch.setattr(training, "step", lambda *_: torch.empty(2**45, dtype=torch.uint8, device="cuda"))
     with pytest.raises(MemoryError, match="not enough GPU memory for batch_size 64"):
         train(make_cell(), on_gpu(train_set), on_gpu(test_set), Settings("cuda"))
+
+
+WITHOUT_COMPILER = """
+import sys, torch
+from nonsmooth import optimizers, training
+from nonsmooth.cells import TrainingCell
+from nonsmooth.precision import PRECISIONS
+
+for name in ("sgd", "adam", "sgd_clipped", "sgd_scaled"):
+    precision = PRECISIONS["float16"]
+    cell = TrainingCell(dataset="mnist_5k", architecture="lenet5", precision="float16", optimizer=name, clip_norm=1.0, learning_rate=0.1)
+    model = training.initial_model(cell)
+    optimizer = optimizers.build_optimizer(cell, model)
+    scaler = precision.loss_scaler(torch.device("cpu"), always=name == "sgd_scaled")
+    schedule = optimizers.build_schedule(cell, optimizer)
+    with precision.arithmetic(torch.device("cpu")):
+        training.step(model, optimizer, scaler, precision, torch.rand(2, 1, 28, 28), torch.tensor([0, 1]))
+    schedule.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+print([name for name in sys.modules if name.startswith("torch._dynamo")])
+"""
+
+
+def test_pytorchs_compiler_is_not_imported() -> None:
+    """It takes a second, of the few that most cells take."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_COMPILER], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_optimizers_are_pytorchs(name: str) -> None:
+    """Bit for bit, in 50 steps, with the state that is saved and whatever hooks on them."""
+    weights = []
+    for optimizer_class in (getattr(optimizers, name), getattr(torch.optim, name)):
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(7, 5, generator=generator).half().requires_grad_()
+        optimizer = optimizer_class(
+            [weight], lr=0.1, weight_decay=0.01, **({"momentum": 0.9} if name == "SGD" else {"eps": 1e-4})
+        )
+        calls = []
+        optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append(1))
+        for _ in range(50):
+            optimizer.zero_grad()
+            (weight * torch.randn(7, 5, generator=generator).half()).sum().backward()
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        assert len(calls) == 50
+        assert weight.requires_grad
+        weights.append(weight.detach())
+    assert torch.equal(*weights)

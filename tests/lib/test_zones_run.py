@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,3 +180,46 @@ def uninitialized_memory(monkeypatch: pytest.MonkeyPatch) -> Callable:
     """What a cell switches off is put back."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     return monkeypatch.undo
+
+
+def test_no_minibatches_are_one_error(data: Images) -> None:
+    with pytest.raises(ValueError, match=r"^mnist_5k/lenet5/.*: no minibatch to measure; there are 0 images$"):
+        measure_cell(CELL, data.subset(torch.zeros(200, dtype=torch.bool)), Settings())
+
+
+def test_too_little_memory_names_the_cell(data: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Comparison, "measure", fails)
+    with pytest.raises(MemoryError, match=rf"^{re.escape(str(CELL))}: not enough memory for batch_size 16 .*smaller"):
+        measure_cell(CELL, data, Settings())
+
+
+# With this much more address space than PyTorch has taken so far.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from nonsmooth import images
+from nonsmooth.cells import ZoneCell
+from nonsmooth.training import Settings
+from nonsmooth.zones.run import measure_cell
+
+data = images.load("mnist_5k", "lenet5", sys.argv[1], torch.device("cpu"))
+cell = ZoneCell(dataset="mnist_5k", architecture="lenet5", precision="float64", batch_size=4000, seed=0)
+measure_cell(ZoneCell(**{**vars(cell), "batch_size": 16, "minibatches": 1}), data, Settings())
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 2**27
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+measure_cell(cell, data, Settings())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_that_gets_no_more_memory_names_the_cell(prepared: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, prepared / "train.npy"], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 1
+    assert re.search(r"^MemoryError: mnist_5k/lenet5/.*: not enough memory for batch_size 4000", result.stderr, re.M)

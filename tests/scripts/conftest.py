@@ -25,6 +25,7 @@ from matplotlib.text import Text
 
 from nonsmooth import datasets, maxpool, plotting, published, schema
 from nonsmooth.cells import FACTORS, GROUP, ZONE_CONDITION, TrainingCell, ZoneCell
+from nonsmooth.config import DEFAULTS
 from nonsmooth.files import write_json
 from nonsmooth.numerics import NUMERICS_VERSION
 from nonsmooth.rules import SIMPLE_RULES
@@ -81,6 +82,11 @@ def run_script() -> Iterator[Callable[..., None]]:
     handlers, level = root.handlers[:], root.level
 
     def run(name: str, **attributes) -> None:
+        attributes = {
+            "resources": {"gpu_slots": 0},
+            **attributes,
+            "config": {**DEFAULTS, **attributes.get("config", {})},
+        }
         attributes = {key: Named(value) if isinstance(value, dict) else value for key, value in attributes.items()}
         runpy.run_path(str(script_path(name)), {"snakemake": SimpleNamespace(**attributes)}, run_name="__main__")
 
@@ -102,7 +108,7 @@ def write_split(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     def write(split: str, number: int) -> Path:
         known = datasets.DATASETS["mnist_5k"]
         sizes = {**known.sizes, split: number}
-        monkeypatch.setitem(datasets.DATASETS, "mnist_5k", dataclasses.replace(known, sizes=sizes))
+        monkeypatch.setitem(datasets.DATASETS, "mnist_5k", dataclasses.replace(known, sizes=sizes, sha256={}))
         generator = np.random.default_rng(0)
         records = np.empty(number, [("image", np.uint8, known.shape), ("label", np.uint8)])
         records["label"] = np.arange(number) * known.num_classes // number

@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pandas as pd
@@ -15,13 +16,14 @@ import torch
 
 from nonsmooth import training
 from nonsmooth.architectures import ARCHITECTURES
+from nonsmooth.pooling import MaxPool2d
 from nonsmooth.precision import PRECISIONS
 
 from .conftest import load, script_path
 
 benchmark = load("benchmark/architectures")
 COLUMNS = ["architecture", "precision", "parameters", "seconds", "quartile1", "quartile3", "steps", "images_per_second",
-           "peak_memory_mib", "memory_before_mib", "peak_gpu_memory_mib"]  # fmt: skip
+           "test_seconds", "start_seconds", "poolings", "peak_memory_mib", "memory_before_mib", "peak_gpu_memory_mib"]  # fmt: skip
 ON_CPU = [name for name, precision in PRECISIONS.items() if "cpu" in precision.devices]
 
 
@@ -41,7 +43,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> dict:
     def step(*_) -> None:
         clock[0] += next(durations)
 
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(process_time=lambda: clock[0], perf_counter=None))
     monkeypatch.setattr(training, "step", step)
     return benchmark.measure("lenet5", "float32", training.Settings())
 
@@ -91,6 +93,18 @@ def test_a_step_is_the_one_that_cells_take(architecture: str, shape: tuple, monk
     assert row["seconds"] > 0
     assert row["peak_memory_mib"] >= row["memory_before_mib"] > 0
     assert row["peak_gpu_memory_mib"] is None
+    assert row["test_seconds"] > 0
+    assert row["start_seconds"] > 0
+    assert row["poolings"] == sum(isinstance(module, MaxPool2d) for module in model.modules())
+
+
+def test_several_threads_are_timed_by_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor's time of all of them is more than what passes."""
+    monkeypatch.setattr(benchmark, "STEPS", 1)
+    monkeypatch.setattr(training, "step", lambda *_: None)
+    ticks = iter(range(100))
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(process_time=None, perf_counter=lambda: next(ticks)))
+    assert benchmark.measure("lenet5", "float32", training.Settings(threads=2))["seconds"] == 1
 
 
 class InThisProcess:
@@ -135,7 +149,8 @@ for table, kept in ((architectures.ARCHITECTURES, ["lenet5"]), (precision.PRECIS
         del table[name]
 snakemake = SimpleNamespace(
     log=["job.log"], output=["table.csv"], params=SimpleNamespace(
-        settings={"device": "auto", "threads": 1, "deterministic": True}))
+        settings={"device": "auto", "threads": 1, "deterministic": True}),
+    resources=SimpleNamespace(gpu_slots=0), config={"jobs_per_gpu": 1})
 """
 
 
@@ -160,9 +175,9 @@ def test_the_script_measures_in_real_processes(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "table.csv")
-    assert list(table) == [*COLUMNS, "batch_size", "device", "threads", "torch"]
+    assert list(table) == [*COLUMNS, "batch_size", "device", "machine", "threads", "torch", "date"]
     assert table.architecture.tolist() == ["lenet5"]
     assert table.precision.tolist() == ["float32"]
     assert (table.seconds > 0).all()
     assert set(table.batch_size) == {4}
-    assert set(table.torch) == {torch.__version__}
+    assert set(table.torch) == {version("torch")}

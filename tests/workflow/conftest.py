@@ -92,7 +92,7 @@ class Project:
 def copy_project(target: Path, prepared: Project | None = None) -> Project:
     """A new project, with the prepared images of another one if one is given: making them takes a while."""
     generated = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("workflow", "config", "profiles", "data/claims", "data/published"):
+    for name in ("workflow", "config", "profiles", "data/benchmarks", "data/claims", "data/published"):
         shutil.copytree(ROOT / name, target / name, ignore=generated)
     shutil.copy(ROOT / "Snakefile", target)
     if prepared is not None:

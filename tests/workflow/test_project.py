@@ -82,7 +82,9 @@ def snakemake_commands(file: str) -> list[str]:
     return [line.split(" # ")[0].strip() for line in lines if line.startswith("snakemake")]
 
 
-COMMANDS = [command for file in ("README.md", "config/README.md") for command in snakemake_commands(file)]
+COMMANDS = [
+    command for file in ("README.md", "config/README.md", "docs/cluster.md") for command in snakemake_commands(file)
+]
 # Presets are planned, and Snakemake's report is made, in other tests; a person writes mine.yaml.
 ELSEWHERE = ("--report", "paper.yaml", "mine.yaml")
 
@@ -104,7 +106,7 @@ def test_the_readme_has_commands_to_test():
 
 def test_files_that_the_readmes_name_are_there():
     """Those in tables and links; results and figures are made."""
-    for file in ("README.md", "config/README.md", "data/README.md", "data/published/README.md"):
+    for file in ("README.md", "config/README.md", "data/README.md", "data/published/README.md", "docs/cluster.md"):
         text = (ROOT / file).read_text()
         named = re.findall(r"\]\(([^)#:]+)\)", text)
         for name in named:

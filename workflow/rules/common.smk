@@ -1,8 +1,10 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
 import os
 import re
+import shutil
+import signal
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -11,12 +13,12 @@ from snakemake.settings.enums import Quietness
 try:
     import nonsmooth
     from nonsmooth import config as presets
-    from nonsmooth import provenance
+    from nonsmooth import leases
     from nonsmooth.cells import CONDITION_PATH, GROUP, GROUP_PATH, PATH, SEARCH, WEIGHTS_PATH, ZONE_PATH
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
-    from nonsmooth import programs
+    from nonsmooth import costs, programs, signals
     from nonsmooth.progress import Job, Progress, duration
 except ImportError as error:
     raise WorkflowError(
@@ -40,17 +42,28 @@ except presets.ConfigError as error:
     where = " + ".join(map(os.path.relpath, CONFIG_FILES)) + (" + --config" if OVERRIDES else "")
     raise WorkflowError(f"{where}: {error}")
 
+# Slurm signals the first process of a job only, which is Snakemake, and Snakemake waits for its script.
+if workflow.remote_exec:
+    signals.pass_on(signal.SIGTERM)
+
 RUN = config["run"]
 SETTINGS = {key: config[key] for key in ("device", "threads", "deterministic")}
 
 for notice in presets.left_out(config).values():
     logger.warning(notice)
 
-if workflow.cores is not None and workflow.cores < SETTINGS["threads"]:
+# None with a scheduler, whose jobs get as many cores as they have threads.
+CORES = workflow.resource_settings.cores
+if CORES is not None and CORES < SETTINGS["threads"]:
     raise WorkflowError(
-        f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {workflow.cores}; "
+        f"threads: {SETTINGS['threads']} per cell need --cores {SETTINGS['threads']} or more, got {CORES}; "
         "sums depend on the number of threads, so Snakemake may not lower it"
     )
+
+
+# Snakemake itself would stop with a traceback, without a lock.
+if workflow.is_main_process and shutil.disk_usage(".").free < 2**20:
+    raise WorkflowError(f"no space left on the disk of {os.getcwd()}; free some and run the same command again")
 
 
 # By default glibc returns every large block to the system and faults it in again at the next training step.
@@ -141,6 +154,13 @@ def program_group(wildcards):
     return maxpool_group(wildcards)
 
 
+def of_every_cell(name):
+    """A file of every trained cell. A function, so that the job of one cell does not write down thousands of paths first."""
+    return lambda wildcards: expand(
+        "results/{run}/maxpool/train/{cell}/{name}", run=wildcards.run, cell=MAXPOOL_CELLS, name=name
+    )
+
+
 def prepared(dataset, split):
     return ancient(f"data/prepared/{dataset}/{split}.npy")
 
@@ -167,11 +187,65 @@ def cell_threads(wildcards):
     return SETTINGS["threads"] + (config["workers"] if DATASETS[wildcards.dataset].streamed else 0)
 
 
-HAS_GPU = provenance.has_gpu()
-if SETTINGS["device"] == "auto" and not HAS_GPU:
+def growing(amount):
+    """A resource that is `amount(wildcards)` at a job's first attempt, and twice and three times as much at the next."""
+    return lambda wildcards, attempt: attempt * amount(wildcards)
+
+
+# What the jobs of the rules `maxpool_<part>` make, by part.
+CELL_OF = {
+    "search": lambda wildcards: MAXPOOL_SETUPS[CONDITION_PATH.format(**wildcards)],
+    "train": maxpool_cell,
+    "weights": weights_cell,
+    "zones": zone_cell,
+}
+
+
+@cache
+def benchmarks():
+    """Measured times, of this machine if there are any; None if there are none of its kind of device."""
+    try:
+        return costs.find(Path("results"), "cuda" if CELL_GPUS else "cpu", SETTINGS["threads"])
+    except ValueError:  # `snakemake plan` says what is wrong
+        return None
+
+
+def expected_seconds(part, wildcards):
+    """How long a cell takes, or None where that is not known."""
+    trials = presets.search_settings(config)["trials"] if part == "search" else 1
+    cell = CELL_OF[part](wildcards)
+    return benchmarks() and benchmarks().seconds(costs.Job(part, cell, cell.path, trials))
+
+
+def cell_runtime(part):
+    """Minutes after which a scheduler ends the first attempt at a cell: three times what it takes, as nodes differ, and a quarter of an
+    hour at least; a day where that is not known."""
+
+    def minutes(wildcards):
+        seconds = expected_seconds(part, wildcards)
+        return 1440 if seconds is None else 15 + round(3 * seconds / 60)
+
+    return growing(minutes)
+
+
+# A scheduler's profile sets `jobs`, and a plain run `cores`. The machine where jobs are submitted need not have their GPU.
+HAS_SCHEDULER = workflow.resource_settings.nodes is not None
+GPUS = leases.visible_gpus() if SETTINGS["device"] != "cpu" else []
+if SETTINGS["device"] == "auto" and not (GPUS or HAS_SCHEDULER):
     logger.warning(f"device: auto, and no GPU here: on this machine {len(MAXPOOL_CELLS):,} cells train on the CPU")
-# One GPU per job, where the device is one. Snakemake starts as many such jobs as --resources gpu=N, in profiles/default 1.
-CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or (SETTINGS["device"] == "auto" and HAS_GPU) else 0
+# One GPU per job, where the device is one, and how much of it a job has for itself, in slots.
+CELL_GPUS = 1 if SETTINGS["device"] == "cuda" or GPUS or (SETTINGS["device"] == "auto" and HAS_SCHEDULER) else 0
+WHOLE_GPU = CELL_GPUS * config["jobs_per_gpu"]
+
+
+def gpu_slots(wildcards):
+    """A whole GPU, but one slot for a network that leaves most of it idle."""
+    return CELL_GPUS if ARCHITECTURES[wildcards.architecture].shares_gpu else WHOLE_GPU
+
+
+# Jobs on this machine fill its GPUs; on a cluster the scheduler knows how many there are.
+if workflow.is_main_process and not HAS_SCHEDULER and "gpu_slots" not in workflow.global_resources:
+    workflow.register_resource("gpu_slots", max(1, len(GPUS)) * config["jobs_per_gpu"])
 
 
 MAXPOOL_GROUP_FIGURES = ["accuracy", "accuracy_by_epoch", "loss"]
@@ -332,17 +406,25 @@ STARTED = time.time()
 REPORT = f"figures/{RUN}/report.html"
 
 
-# The rules whose jobs make cells.
-CELL_RULES = ("maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones")
+# Jobs on other machines get these texts through shells, which would run what is in them: Snakemake quotes no further.
+UNSAFE = re.compile(r"""[$`\\]|'.*"|".*'""", re.DOTALL)
 
 
 def follow_cells():
     """Tell how many cells are done, running and failed while the run goes on, and record it for `nonsmooth.failed`."""
-    jobs = [job for job in workflow.dag.jobs if job.rule.name in CELL_RULES]
+    jobs = [job for job in workflow.dag.jobs if job.rule.name.removeprefix("maxpool_") in CELL_OF]
+    run = {job.jobid: job for job in jobs if workflow.dag.needrun(job)}
+    seconds = {
+        number: expected_seconds(job.rule.name.removeprefix("maxpool_"), job.wildcards) for number, job in run.items()
+    }
+    are_known = None not in seconds.values()
     to_run = {
-        job.jobid: Job(os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"), job.output[-1])
-        for job in jobs
-        if workflow.dag.needrun(job)
+        number: Job(
+            cell=os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"),
+            output=job.output[-1],
+            cost=seconds[number] if are_known else 1,
+        )
+        for number, job in run.items()
     }
     if to_run:
         say = partial(logger.info, extra={"quietness": Quietness.PROGRESS})
@@ -351,6 +433,15 @@ def follow_cells():
 
 # Neither in dry runs nor in jobs.
 onstart:
+    for folder in ("results", "figures", "logs", "benchmarks"):
+        if os.path.exists(folder) and not os.access(folder, os.W_OK):
+            raise WorkflowError(f"{folder}: nothing can be written there; make the folder writable")
+    for text in [os.getcwd(), *CONFIG_FILES, *workflow.config_settings.config_args]:
+        if workflow.non_local_exec and UNSAFE.search(text):
+            raise WorkflowError(
+                f"{text}: $, `, \\ and both kinds of quotes together cannot be handed to jobs on other machines; write a "
+                "value of --config into a configuration file, or rename the file or folder"
+            )
     # It leans on the inside of Snakemake, and no run should be lost to that.
     try:
         follow_cells()

@@ -1,10 +1,6 @@
 # From the source of a dataset to the checked form that cells read.
 
 
-localrules:
-    fetch,
-
-
 # The receipt is the output, not the files: what is there stays there if one of them cannot be had.
 rule fetch:
     output:

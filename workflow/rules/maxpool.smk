@@ -38,9 +38,10 @@ rule maxpool_search:
     priority: 1000
     threads: cell_threads
     resources:
-        mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
-        runtime=1440,
+        mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb),
+        runtime=cell_runtime("search"),
         gpu=CELL_GPUS,
+        gpu_slots=gpu_slots,
     params:
         cell=lambda wildcards: MAXPOOL_SETUPS[CONDITION_PATH.format(**wildcards)].to_dict(),
         trials=presets.search_settings(config)["trials"],
@@ -127,9 +128,10 @@ rule maxpool_train:
     priority: lambda wildcards: PRIORITIES[maxpool_cell(wildcards)]
     threads: cell_threads
     resources:
-        mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb,
-        runtime=1440,
+        mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb),
+        runtime=cell_runtime("train"),
         gpu=CELL_GPUS,
+        gpu_slots=gpu_slots,
     params:
         cell=lambda wildcards: maxpool_cell(wildcards).to_dict(),
         settings=SETTINGS,
@@ -142,8 +144,8 @@ rule maxpool_train:
 
 rule maxpool_aggregate:
     input:
-        metrics=expand("results/{{run}}/maxpool/train/{cell}/metrics.csv", cell=MAXPOOL_CELLS),
-        records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
+        metrics=of_every_cell("metrics.csv"),
+        records=of_every_cell("record.json"),
         published="data/published/training.csv",
         code=source("scripts/maxpool/aggregate.py") + library("maxpool", "published", "rules", "cells", "numerics"),
     output:
@@ -158,7 +160,7 @@ rule maxpool_aggregate:
         mem_mb=1500,
         runtime=10,
     params:
-        cells=[cell.to_dict() for cell in MAXPOOL_CELLS.values()],
+        cells=lambda wildcards: [cell.to_dict() for cell in MAXPOOL_CELLS.values()],
     message:
         "Gather all cells of {wildcards.run}"
     script:
@@ -167,8 +169,8 @@ rule maxpool_aggregate:
 
 rule maxpool_traces:
     input:
-        layers=expand("results/{{run}}/maxpool/train/{cell}/layers.csv", cell=MAXPOOL_CELLS),
-        activations=expand("results/{{run}}/maxpool/train/{cell}/activations.csv", cell=MAXPOOL_CELLS),
+        layers=of_every_cell("layers.csv"),
+        activations=of_every_cell("activations.csv"),
         code=source("scripts/maxpool/traces.py") + library("maxpool", "records", "rules", "cells"),
     output:
         layers="results/{run}/maxpool/layers.csv",
@@ -179,7 +181,7 @@ rule maxpool_traces:
         mem_mb=2000,
         runtime=10,
     params:
-        cells=[cell.to_dict() for cell in MAXPOOL_CELLS.values()],
+        cells=lambda wildcards: [cell.to_dict() for cell in MAXPOOL_CELLS.values()],
     message:
         "Gather what the poolings of {wildcards.run} did"
     script:

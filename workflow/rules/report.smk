@@ -32,7 +32,7 @@ rule report:
         other_zone_formats=expand(
             "figures/{{run}}/maxpool/{table}.{format}", table=zone_tables(), format=TABLE_FORMATS[1:]
         ),
-        records=expand("results/{{run}}/maxpool/train/{cell}/record.json", cell=MAXPOOL_CELLS),
+        records=of_every_cell("record.json"),
         captions=source("report/claims.rst", *(f"report/maxpool/{name}.rst" for name in MAXPOOL_CAPTIONS)),
         code=source("scripts/report/report.py", "lib/nonsmooth/templates/report.html.j2")
         + library(

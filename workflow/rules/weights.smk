@@ -23,9 +23,10 @@ if WEIGHTS_CELLS:
         threads: cell_threads
         resources:
             # Two networks, one of which waits.
-            mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb + 500,
-            runtime=2880,
+            mem_mb=growing(lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb + 500),
+            runtime=cell_runtime("weights"),
             gpu=CELL_GPUS,
+            gpu_slots=gpu_slots,
         params:
             cell=lambda wildcards: weights_cell(wildcards).to_dict(),
             settings=SETTINGS,

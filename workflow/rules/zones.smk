@@ -52,10 +52,13 @@ if ZONE_CELLS:
         threads: cell_threads
         resources:
             # Replays hold a minibatch's activations in 64 bits.
-            mem_mb=lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb
-            * max(1, int(wildcards.batch_size) // 128),
-            runtime=1440,
+            mem_mb=growing(
+                lambda wildcards: ARCHITECTURES[wildcards.architecture].memory_mb
+                * max(1, int(wildcards.batch_size) // 128)
+            ),
+            runtime=cell_runtime("zones"),
             gpu=CELL_GPUS,
+            gpu_slots=gpu_slots,
         params:
             cell=lambda wildcards: zone_cell(wildcards).to_dict(),
             settings=SETTINGS,

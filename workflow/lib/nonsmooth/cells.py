@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from nonsmooth.rules import Hybrid, Minimal, Native, Norm, number, parse_rule, rule_beta
@@ -91,7 +92,7 @@ class TrainingCell:
         """Everything that is not in the path."""
         return {name: value for name, value in self.to_dict().items() if name not in FACTORS}
 
-    @property
+    @cached_property
     def wildcards(self) -> dict[str, str]:
         """The factors as they are written in paths."""
         return {name: str(value) for name, value in self.factors.items()} | {

@@ -31,8 +31,8 @@ class Checkpoint:
     """Saves the state of a job every so often, and when a signal ends it.
 
     As a context manager it takes over SIGTERM (of a scheduler) and SIGINT (Ctrl+C): at the next call of `after_step` or
-    `after_epoch` the state is saved and the process exits with 128 + signal, as if the signal had ended it. A second signal ends
-    it at once.
+    `after_epoch` the state is saved and the process exits with 128 + signal, as if the signal had ended it. Ctrl+C once more ends it
+    at once; a scheduler may send SIGTERM several times.
 
     The file is the SHA-256 of the rest and what `torch.save` writes. It is read with `weights_only`, so that none can execute code.
     """
@@ -64,9 +64,10 @@ class Checkpoint:
             signal.signal(number, handler)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        if self._signal is None:
+            self._signal = signal.Signals(number)
+        elif number == signal.SIGINT:
             raise SystemExit(128 + number)
-        self._signal = signal.Signals(number)
 
     def load(self) -> dict[str, Any] | None:
         """The state that was saved; None if there is none. A damaged file is set aside, so that the job starts anew.
@@ -117,13 +118,21 @@ class Checkpoint:
             print(message, file=sys.stderr)
             raise SystemExit(128 + self._signal)
         if time.monotonic() - self._saved_at >= self._seconds:
-            self.save(state())
+            self._try_to_save(state())
 
     def after_epoch(self, epoch: int, state: Callable[[], dict[str, Any]]) -> None:
         """The same, and also after every so many epochs; `epoch` counts from 1."""
         if self._epochs is not None and epoch % self._epochs == 0:
-            self.save(state())
+            self._try_to_save(state())
         self.after_step(state)
+
+    def _try_to_save(self, state: dict[str, Any]) -> None:
+        """A full disk is no reason to lose the run: the results are smaller, and the checkpoint before is still there."""
+        try:
+            self.save(state)
+        except OSError as error:
+            self._saved_at = time.monotonic()
+            logger.warning("not saved: %s", error)
 
     def remove(self) -> None:
         """Of a cell that is done."""

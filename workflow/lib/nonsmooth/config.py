@@ -24,6 +24,7 @@ from nonsmooth.schema import HYBRID, ConfigError, check_shape, validator
 
 DEFAULTS: dict[str, Any] = {
     "device": "cpu",
+    "jobs_per_gpu": 1,
     "threads": 1,
     "workers": 4,
     "deterministic": True,

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+# Error numbers of a full disk and an exceeded quota, and what to do then.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+REMEDY = "free some space there and run the same command again, which keeps what is finished"
+
+
+def no_space(path: str | Path, error: OSError) -> OSError:
+    """What to raise in place of the error of a full disk: it names the file, and says what to do."""
+    reason = error.strerror or f"No space left on device ({error})"
+    return OSError(error.errno or errno.ENOSPC, f"{path}: {reason}; {REMEDY}")
+
+
+def require_writable(path: str | Path, size: int = 2**20) -> None:
+    """Find out before hours of work whether `size` bytes can be written beside `path`. Raises OSError if not."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(size))
+    except OSError as error:
+        remedy = REMEDY if error.errno in NO_SPACE else "make the folder writable"
+        raise OSError(error.errno, f"{folder}: nothing can be written there ({error.strerror}); {remedy}") from error
 
 
 @contextmanager
@@ -18,6 +42,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, with the same suffix, that replaces it when the block succeeds.
 
     What was written is on the disk before: a node that loses power leaves the old file or the new one.
+    Raises OSError that names `path` and says what to do if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,6 +52,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        # NumPy's error of an array that was written in part has no number.
+        if error.errno in (*NO_SPACE, None):
+            raise no_space(path, error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

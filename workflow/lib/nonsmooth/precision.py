@@ -262,6 +262,11 @@ class RoundOnceOnCpu(TorchDispatchMode):
     Raises NotImplementedError for a 16-bit operation that has no rule.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not wrapped for PyTorch's compiler, which would be imported for that, in a second, and asked at every operation."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name, rounding = _rule(func)

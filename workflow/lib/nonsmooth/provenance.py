@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU, without importing torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
 def device(name: str) -> dict[str, Any]:
     """Name and arithmetic capability of a torch device."""
     import torch
@@ -52,6 +48,17 @@ def device(name: str) -> dict[str, Any]:
         return {"type": "cuda", "name": torch.cuda.get_device_name(name), "cuda": torch.version.cuda,
                 "capability": ".".join(map(str, torch.cuda.get_device_capability(name)))}  # fmt: skip
     return {"type": "cpu", "name": _cpu_model(), "capability": torch.backends.cpu.get_cpu_capability()}
+
+
+def benchmark(device_name: str, threads: int) -> dict[str, Any]:
+    """What a table of measured times says of where and when they were measured."""
+    return {
+        "device": device_name,
+        "machine": device(device_name)["name"],
+        "threads": threads,
+        "torch": _version("torch"),
+        "date": date.today().isoformat(),
+    }
 
 
 def git_state(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -28,6 +28,7 @@ from nonsmooth.datasets import DATASETS
 from nonsmooth.files import content_hash
 from nonsmooth.images import Images, StreamedImages
 from nonsmooth.numerics import NUMERICS_VERSION
+from nonsmooth.optimizers import build_optimizer, build_schedule
 from nonsmooth.precision import PRECISIONS, Precision, backend_flags
 from nonsmooth.rules import parse_rule
 from nonsmooth.traces import PoolingTrace
@@ -35,8 +36,6 @@ from nonsmooth.traces import PoolingTrace
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 500
-# Of the schedule `step`, as published for ImageNet.
-STEP_EPOCHS, STEP_FACTOR = 30, 0.1
 # How PyTorch's RuntimeErrors say it, where they are not its OutOfMemoryError.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
@@ -326,7 +325,7 @@ def made_by(cell: TrainingCell | WeightsCell | ZoneCell, settings: Settings, par
 
 
 @contextmanager
-def memory_errors(cell: TrainingCell | WeightsCell, device: torch.device) -> Iterator[None]:
+def memory_errors(cell: TrainingCell | WeightsCell | ZoneCell, device: torch.device) -> Iterator[None]:
     """Out of memory, said of the cell."""
     try:
         yield
@@ -371,55 +370,6 @@ def initial_model(cell: TrainingCell) -> nn.Module:
             cell.relu_derivative,
         )
     return PRECISIONS[cell.precision].cast_model(model)
-
-
-def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum, which may clip gradients, or Adam. Raises ValueError for another name."""
-    match cell.optimizer:
-        case "sgd" | "sgd_clipped" | "sgd_scaled":
-            sgd = torch.optim.SGD(
-                model.parameters(),
-                lr=cell.learning_rate,
-                momentum=cell.momentum,
-                weight_decay=cell.weight_decay,
-            )
-            if cell.optimizer == "sgd_clipped":
-                # After a loss scaler has unscaled the gradients, and not at steps that it skips.
-                sgd.register_step_pre_hook(lambda *_: clip_gradients(model.parameters(), cell.clip_norm))
-            return sgd
-        case "adam":
-            return torch.optim.Adam(
-                model.parameters(), lr=cell.learning_rate, eps=cell.adam_eps, weight_decay=cell.weight_decay
-            )
-    raise ValueError(f"unknown optimizer {cell.optimizer!r}; expected 'sgd', 'adam', 'sgd_clipped' or 'sgd_scaled'")
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], largest_norm: float) -> None:
-    """`torch.nn.utils.clip_grad_norm_`, bit for bit in 32 and 64 bits; of 16-bit gradients in float32, each rounded once.
-
-    As there, a gradient that is not finite makes itself NaN, and a NaN all others, too.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    wide = [gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for gradient in gradients]
-    norm = torch.nn.utils.get_total_norm(wide)
-    factor = (largest_norm / (norm + 1e-6)).clamp(max=1)
-    for gradient, values in zip(gradients, wide, strict=True):
-        gradient.copy_(values * factor)
-
-
-def build_schedule(cell: TrainingCell, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Cosine annealing to 0 after the last epoch, division by 10 every 30 epochs, or a constant rate.
-
-    Raises ValueError for another name.
-    """
-    match cell.schedule:
-        case "cosine":
-            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cell.epochs)
-        case "step":
-            return torch.optim.lr_scheduler.StepLR(optimizer, STEP_EPOCHS, STEP_FACTOR)
-        case "constant":
-            return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    raise ValueError(f"unknown schedule {cell.schedule!r}; expected 'cosine', 'step' or 'constant'")
 
 
 def evaluate(model: nn.Module, data: Images | StreamedImages, precision: Precision) -> tuple[float, float]:

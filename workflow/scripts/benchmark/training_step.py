@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nonsmooth import provenance, training
+from nonsmooth import optimizers, provenance, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
@@ -30,7 +30,7 @@ def lenet5_step(precision: Precision, arithmetic) -> Callable[[], None]:
         dataset="mnist_5k", architecture="lenet5", precision=precision.name, learning_rate=0.01, weight_decay=5e-4
     )
     model = training.initial_model(cell)
-    optimizer = training.build_optimizer(cell, model)
+    optimizer = optimizers.build_optimizer(cell, model)
     scaler = precision.loss_scaler(CPU)
     images = torch.randn(BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(BATCH) % 10
@@ -95,7 +95,6 @@ if __name__ == "__main__":
         # The job holds every core so that nothing of ours disturbs it, and computes as a cell does.
         training.configure(training.Settings(threads=snakemake.params.threads))
         table = measure(snakemake.params.rounds)
-        machine = provenance.machine()
-        table = table.assign(cpu=machine["cpu"], threads=snakemake.params.threads, torch=torch.__version__)
+        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)

@@ -6,8 +6,9 @@ import torch
 
 from nonsmooth import images, training, tuning
 from nonsmooth.cells import TrainingCell
-from nonsmooth.files import atomic, write_json
+from nonsmooth.files import atomic, require_writable, write_json
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 
 
 def search(
@@ -33,7 +34,8 @@ def search(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
+        require_writable(snakemake.output.chosen)
         settings = training.Settings(**snakemake.params.settings)
         search(
             TrainingCell.from_dict(snakemake.params.cell),

@@ -11,8 +11,9 @@ from nonsmooth import images, training
 from nonsmooth.cells import ACTIVATIONS, LAYERS, SEARCH, TrainingCell
 from nonsmooth.checkpoints import Checkpoint
 from nonsmooth.config import checkpoints_settings
-from nonsmooth.files import read_json, write_json, write_rows
+from nonsmooth.files import read_json, require_writable, write_json, write_rows
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 
 
 def train(
@@ -43,7 +44,8 @@ def train(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
+        require_writable(snakemake.output.record)
         settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         cell = TrainingCell.from_dict(snakemake.params.cell)
         if cell.learning_rate == SEARCH:

@@ -10,8 +10,9 @@ from nonsmooth import images, training
 from nonsmooth.cells import WeightsCell
 from nonsmooth.checkpoints import Checkpoint
 from nonsmooth.config import checkpoints_settings
-from nonsmooth.files import write_json, write_rows
+from nonsmooth.files import require_writable, write_json, write_rows
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 from nonsmooth.weights import train_pair
 
 
@@ -42,7 +43,8 @@ def weights(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
+        require_writable(snakemake.output.record)
         settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         weights(
             WeightsCell.from_dict(snakemake.params.cell),

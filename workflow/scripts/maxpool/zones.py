@@ -8,8 +8,9 @@ import torch
 
 from nonsmooth import images, training
 from nonsmooth.cells import ZoneCell
-from nonsmooth.files import atomic, write_json
+from nonsmooth.files import atomic, require_writable, write_json
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 from nonsmooth.zones.run import measure_cell
 
 
@@ -31,7 +32,8 @@ def zones(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
+        require_writable(snakemake.output.record)
         settings = training.Settings.of_job(snakemake.params.settings, snakemake.threads)
         zones(
             ZoneCell.from_dict(snakemake.params.cell),

@@ -29,6 +29,7 @@ class Architecture:
         image_size: height and width; smaller images are padded to it with zeros (black) on all sides.
         takes_larger: whether larger images are taken, too.
         memory_mb: main memory that a training job asks the scheduler for, above what docs/costs.md measured.
+        shares_gpu: whether a job leaves so much of a GPU idle that `jobs_per_gpu` of them may share one.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Architecture:
     image_size: int
     takes_larger: bool = False
     memory_mb: int = 6000
+    shares_gpu: bool = False
 
     def padding(self, height: int, width: int) -> int:
         """Zeros to put on every side of images of that size.
@@ -54,7 +56,7 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "lenet5": Architecture("LeNet-5", "nonsmooth.architectures.lenet:lenet5", 28, memory_mb=2000),
+    "lenet5": Architecture("LeNet-5", "nonsmooth.architectures.lenet:lenet5", 28, memory_mb=2000, shares_gpu=True),
     "vgg11": Architecture("VGG11", "nonsmooth.architectures.vgg:vgg11", 32),
     "vgg13": Architecture("VGG13", "nonsmooth.architectures.vgg:vgg13", 32),
     "vgg16": Architecture("VGG16", "nonsmooth.architectures.vgg:vgg16", 32),

@@ -120,11 +120,14 @@ def load(name: str, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"holds {records.shape} values of type {records.dtype}")
         if len(records) not in dataset.sizes.values():
             raise ValueError(f"holds {len(records)} images")
+        images, labels = records["image"], records["label"]
+        if dataset.sha256 and _contents_hash(images, labels) not in dataset.sha256.values():
+            raise ValueError("its contents have another checksum")
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(
             f"{path}: not a prepared split of {name} ({error}); make it anew: snakemake --force {path}"
         ) from error
-    return records["image"], records["label"]
+    return images, labels
 
 
 def _is_record(dtype: np.dtype, dataset: Dataset) -> bool:
@@ -154,9 +157,13 @@ def _check_contents(dataset: Dataset, split: str, images: np.ndarray, labels: np
         if not 0 <= label < dataset.num_classes:
             raise ValueError(f"{what}: a label {label}, expected 0 to {dataset.num_classes - 1}; {again}")
     if split in dataset.sha256:
-        digest = hashlib.sha256(np.ascontiguousarray(images))
-        digest.update(np.ascontiguousarray(labels))
-        _require(digest.hexdigest(), dataset.sha256[split], what, "decompressed contents")
+        _require(_contents_hash(images, labels), dataset.sha256[split], what, "decompressed contents")
+
+
+def _contents_hash(images: np.ndarray, labels: np.ndarray) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(labels))
+    return digest.hexdigest()
 
 
 def _require(found: str, expected: str, where: str, what: str) -> None:

@@ -12,6 +12,7 @@ import pooch
 import requests
 
 from nonsmooth.datasets import DATASETS, readers
+from nonsmooth.files import NO_SPACE, no_space
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def fetch(
         folder: made if it is not there.
         mirrors: addresses tried in turn in place of the dataset's own.
 
-    Raises FetchError if any file cannot be had, after all others were fetched.
+    Raises FetchError if any file cannot be had, after all others were fetched, and another OSError if the disk is full.
     """
     dataset = DATASETS[name]
     wanted = {file: checksum for split in splits for file, checksum in dataset.files[split].items()}
@@ -62,6 +63,8 @@ def fetch(
                 _download(f"{mirror.rstrip('/')}/", file, checksum, Path(folder), attempts)
                 break
             except Exception as error:  # requests, urllib3 and pooch raise many kinds
+                if isinstance(error, OSError) and error.errno in NO_SPACE:
+                    raise no_space(path, error) from error  # which no other mirror changes
                 if isinstance(error, _Unreachable):
                     unreachable.add(mirror)
                 reasons[f"{mirror}: {_first_line(error)}"] = None

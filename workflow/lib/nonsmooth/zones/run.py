@@ -18,7 +18,7 @@ from nonsmooth.datasets import DATASETS
 from nonsmooth.images import Images, StreamedImages
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.rules import Native
-from nonsmooth.training import Parts, Settings, configure, made_by
+from nonsmooth.training import Parts, Settings, configure, made_by, memory_errors
 from nonsmooth.zones.measure import Comparison
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ def measure_cell(
         Rows and layers as docs/methods.md describes them. Memory does not grow with the number of minibatches.
 
     Raises:
-        ValueError: the device cannot do the cell's precision; replays of programs that cannot be replayed.
+        ValueError: the device cannot do the cell's precision; replays of programs that cannot be replayed; no minibatches.
+        MemoryError: the device's memory is too small; the message names the cell.
     """
     device = torch.device(settings.device)
     precision = PRECISIONS[cell.precision]
@@ -67,29 +68,32 @@ def measure_cell(
     # It would write NaN into every new tensor, to show reads of what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
-    comparison = Comparison(
-        initial_network(cell),
-        Program.parse(cell.program),
-        Program.parse(cell.reference),
-        precision,
-        device,
-        cell.replays,
-    )
     run = ZoneRun()
-    batches = data.batches(cell.batch_size, torch.Generator().manual_seed(cell.seed))
-    noise = torch.Generator().manual_seed(NOISE_STREAM + cell.seed)
-    seconds: dict[str, list[float]] = {"pair": [], "replays": []}
-    for number, (images, labels) in enumerate(islice(batches, cell.minibatches)):
-        images = noisy(images, cell.noise, noise)
-        measured = comparison.measure(images, labels)
-        for name, taken in seconds.items():
-            taken.append(measured.row.pop(f"seconds_{name}"))
-        row = {"minibatch": number, **measured.row}
-        run.minibatches.append(row)
-        run.layers = add_census(run.layers, measured.layers) if run.layers else measured.layers
-        if on_minibatch is not None:
-            on_minibatch(row)
-    seconds["plain"] = time_plain(comparison, images, labels)
+    with memory_errors(cell, device):
+        comparison = Comparison(
+            initial_network(cell),
+            Program.parse(cell.program),
+            Program.parse(cell.reference),
+            precision,
+            device,
+            cell.replays,
+        )
+        batches = data.batches(cell.batch_size, torch.Generator().manual_seed(cell.seed))
+        noise = torch.Generator().manual_seed(NOISE_STREAM + cell.seed)
+        seconds: dict[str, list[float]] = {"pair": [], "replays": []}
+        for number, (images, labels) in enumerate(islice(batches, cell.minibatches)):
+            images = noisy(images, cell.noise, noise)
+            measured = comparison.measure(images, labels)
+            for name, taken in seconds.items():
+                taken.append(measured.row.pop(f"seconds_{name}"))
+            row = {"minibatch": number, **measured.row}
+            run.minibatches.append(row)
+            run.layers = add_census(run.layers, measured.layers) if run.layers else measured.layers
+            if on_minibatch is not None:
+                on_minibatch(row)
+        if not run.minibatches:
+            raise ValueError(f"{cell}: no minibatch to measure; there are {len(data)} images")
+        seconds["plain"] = time_plain(comparison, images, labels)
     run.layers = [{"layer": number, **layer} for number, layer in enumerate(run.layers, 1)]
     made = made_by(cell, settings, parts)
     run.record = {

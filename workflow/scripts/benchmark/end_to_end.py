@@ -1,0 +1,127 @@
+"""Images per second of LeNet-5 on a CPU: the project beside a plain program, an epoch of each in turn.
+
+The plain program is what one would write first, and what was published: a DataLoader that transforms images one by one, PyTorch's own
+16-bit kernels, a loss that is read at every step. Both pool by the same rule; the ratio is that of the medians of one run.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+from torchvision import transforms
+
+from nonsmooth import datasets, images, optimizers, provenance, training
+from nonsmooth.cells import TrainingCell
+from nonsmooth.datasets import DATASETS
+from nonsmooth.files import atomic
+from nonsmooth.joblog import job_log
+from nonsmooth.precision import PRECISIONS
+
+CPU = torch.device("cpu")
+PRECISION_NAMES = ("float16", "bfloat16", "float32", "float64")
+RULES = ("native", "hybrid-10-composed")
+# More rounds than one until a case has used this many seconds.
+BUDGET = 20.0
+
+
+class PlainImages(torch.utils.data.Dataset):
+    """Images as torchvision's datasets give them."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.images, self.labels = datasets.load(name, path)
+        mean, std = DATASETS[name].mean, DATASETS[name].std
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        # Channels last, as an image file is read.
+        return self.transform(np.array(self.images[number]).transpose(1, 2, 0)), int(self.labels[number])
+
+
+def plain_epoch(cell: TrainingCell, path: str) -> Callable[[], None]:
+    """An epoch of the plain program."""
+    model = training.initial_model(cell)
+    dtype = PRECISIONS[cell.precision].dtype
+    optimizer = optimizers.build_optimizer(cell, model)
+    loader = torch.utils.data.DataLoader(PlainImages(cell.dataset, path), cell.batch_size, shuffle=True)
+
+    def run() -> None:
+        model.train()
+        total = 0.0
+        for batch, labels in loader:
+            optimizer.zero_grad()
+            loss = cross_entropy(model(batch.to(dtype)), labels)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+
+    return run
+
+
+def project_epoch(cell: TrainingCell, path: str) -> Callable[[], None]:
+    """An epoch of training as a cell's job does it, with its trace, but no test pass, which the plain program has not either."""
+    data = images.load(cell.dataset, cell.architecture, path, CPU)
+    trainer = training.Trainer(
+        cell, data, data.subset(torch.zeros(1, dtype=torch.int64)), PRECISIONS[cell.precision], CPU, traced=True
+    )
+    rows = trainer.epochs()
+    return lambda: next(rows)
+
+
+def cases(path: str) -> Iterator[tuple[str, str, str, Callable[[], None]]]:
+    """Rule, precision, program, and an epoch of it."""
+    for rule in RULES:
+        for precision in PRECISION_NAMES:
+            cell = TrainingCell(
+                dataset="mnist_5k",
+                architecture="lenet5",
+                rule=rule,
+                precision=precision,
+                learning_rate=0.01,
+                weight_decay=5e-4,
+                epochs=1000,
+            )
+            yield rule, precision, "plain", plain_epoch(cell, path)
+            yield rule, precision, "project", project_epoch(cell, path)
+
+
+def measure(path: str, rounds: int, count: int) -> pd.DataFrame:
+    """Median images per second of each case, its quartiles, and the ratio to the plain program of the same rule and precision."""
+    running = list(cases(path))
+    rates: list[list[float]] = [[] for _ in running]
+    used = [0.0] * len(running)
+    for number in range(rounds + 1):
+        for case, (_, _, _, run) in enumerate(running):
+            if number > 1 and used[case] > BUDGET:
+                continue
+            started = time.perf_counter()
+            run()
+            seconds = time.perf_counter() - started
+            used[case] += seconds
+            if number > 0:  # the first round warms up
+                rates[case].append(count / seconds)
+    rows = []
+    for found, (rule, precision, program, _) in zip(rates, running, strict=True):
+        low, median, high = pd.Series(found).quantile([0.25, 0.5, 0.75])
+        rows.append({"rule": rule, "precision": precision, "program": program, "images_per_second": median,
+                     "quartile1": low, "quartile3": high, "rounds": len(found)})  # fmt: skip
+    table = pd.DataFrame(rows)
+    plain = table[table.program == "plain"].set_index(["rule", "precision"]).images_per_second
+    keys = pd.MultiIndex.from_frame(table[["rule", "precision"]])
+    return table.assign(ratio_to_plain=table.images_per_second / plain.loc[keys].to_numpy()).round(2)
+
+
+if __name__ == "__main__":
+    with job_log(snakemake.log[0]):
+        # The job holds every core so that nothing of ours disturbs it, and computes as a cell does.
+        training.configure(training.Settings(threads=snakemake.params.threads))
+        path = snakemake.input[0]
+        table = measure(path, snakemake.params.rounds, len(datasets.load("mnist_5k", path)[1]))
+        table = table.assign(cpu=provenance.machine()["cpu"], threads=snakemake.params.threads, torch=torch.__version__)
+        with atomic(snakemake.output[0]) as temporary:
+            table.to_csv(temporary, index=False)
