@@ -1103,9 +1103,12 @@ from nonsmooth import optimizers, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.precision import PRECISIONS
 
-for name in ("sgd", "adam", "sgd_clipped", "sgd_scaled"):
+rules = ("hybrid-10-exact", "hybrid-10-composed", "norm-0", "logsumexp-0.1")
+for name, rule in zip(("sgd", "adam", "sgd_clipped", "sgd_scaled"), rules):
     precision = PRECISIONS["float16"]
-    cell = TrainingCell(dataset="mnist_5k", architecture="lenet5", precision="float16", optimizer=name, clip_norm=1.0, learning_rate=0.1)
+    cell = TrainingCell(
+        dataset="mnist_5k", architecture="lenet5", precision="float16", optimizer=name, clip_norm=1.0, learning_rate=0.1, rule=rule
+    )
     model = training.initial_model(cell)
     optimizer = optimizers.build_optimizer(cell, model)
     scaler = precision.loss_scaler(torch.device("cpu"), always=name == "sgd_scaled")

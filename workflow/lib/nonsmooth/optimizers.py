@@ -1,8 +1,4 @@
-"""Optimizers and the schedules of their learning rates.
-
-They are PyTorch's, but for what these do for its compiler: it is imported at an optimizer's first use, which takes a second, only to be
-told that optimizers are not for it. Most cells take a few seconds.
-"""
+"""Optimizers and the schedules of their learning rates."""
 
 from __future__ import annotations
 
@@ -13,27 +9,26 @@ import torch
 from torch import nn
 
 from nonsmooth.cells import TrainingCell
+from nonsmooth.eager import without_compiler
 
 # Of the schedule `step`, as published for ImageNet.
 STEP_EPOCHS, STEP_FACTOR = 30, 0.1
 
 
 class SGD(torch.optim.SGD):
-    """`torch.optim.SGD`."""
+    """`torch.optim.SGD`, which does not import PyTorch's compiler."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 class Adam(torch.optim.Adam):
-    """`torch.optim.Adam`."""
+    """`torch.optim.Adam`, which does not import PyTorch's compiler."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 for _method in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
-    _function = inspect.unwrap(getattr(torch.optim.Optimizer, _method))
-    # Where `torch._compile` keeps what it calls in place of a method.
-    setattr(_function, "__dynamo_disable", _function)
+    without_compiler(getattr(torch.optim.Optimizer, _method))
 
 
 def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimizer:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from nonsmooth.eager import custom_op
 from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import JacobianProduct
 from nonsmooth.pooling.kernels import MOST_POSITIONS, TYPES, Shape, kernels
@@ -119,7 +120,7 @@ class CompiledComposedMaxPool2d(torch.autograd.Function):
 # Custom operators for the same reason as those of the plain path.
 
 
-@torch.library.custom_op("nonsmooth::max_pool2d_with_codes", mutates_args=())
+@custom_op("nonsmooth::max_pool2d_with_codes")
 def max_pool2d_with_codes(
     input: Tensor,
     kernel: Sequence[int],
@@ -137,7 +138,7 @@ def max_pool2d_with_codes(
     return output, codes
 
 
-@torch.library.custom_op("nonsmooth::max_pool2d_with_codes_backward", mutates_args=())
+@custom_op("nonsmooth::max_pool2d_with_codes_backward")
 def max_pool2d_with_codes_backward(
     grad: Tensor,
     input: Tensor,
@@ -156,7 +157,7 @@ def max_pool2d_with_codes_backward(
     return result
 
 
-@torch.library.custom_op("nonsmooth::composed_max_pool2d_with_codes", mutates_args=())
+@custom_op("nonsmooth::composed_max_pool2d_with_codes")
 def composed_with_codes(input: Tensor, kernel: Sequence[int], beta: float) -> tuple[Tensor, Tensor]:
     """The combination of two poolings of windows that tile the input, and codes, which are 0 where a window has a NaN."""
     geometry = Geometry.of(kernel, None, 0, 1, False)
@@ -171,7 +172,7 @@ def composed_with_codes(input: Tensor, kernel: Sequence[int], beta: float) -> tu
     return output, codes
 
 
-@torch.library.custom_op("nonsmooth::composed_max_pool2d_with_codes_backward", mutates_args=())
+@custom_op("nonsmooth::composed_max_pool2d_with_codes_backward")
 def composed_with_codes_backward(
     grad: Tensor, input: Tensor, codes: Tensor, kernel: Sequence[int], beta: float
 ) -> Tensor:

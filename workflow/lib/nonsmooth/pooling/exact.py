@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nonsmooth.eager import custom_op
 from nonsmooth.pooling.windows import WIDE, Geometry, Windows, round_once, select
 
 
@@ -69,7 +70,7 @@ class JacobianProduct(torch.autograd.Function):
 # watches operations, such as `nonsmooth.precision.RoundOnceOnCpu`.
 
 
-@torch.library.custom_op("nonsmooth::max_pool2d_transposed_jacobian", mutates_args=())
+@custom_op("nonsmooth::max_pool2d_transposed_jacobian")
 def transposed_jacobian(
     grad: Tensor,
     input: Tensor,
@@ -104,7 +105,7 @@ def transposed_jacobian(
     return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
 
 
-@torch.library.custom_op("nonsmooth::max_pool2d_jacobian", mutates_args=())
+@custom_op("nonsmooth::max_pool2d_jacobian")
 def jacobian(
     tangent: Tensor,
     input: Tensor,

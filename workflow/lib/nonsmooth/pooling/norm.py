@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nonsmooth.eager import custom_op
 from nonsmooth.pooling.windows import WIDE, round_once, tiled
 
 
@@ -26,13 +27,13 @@ class NormPool2d(torch.autograd.Function):
         return norm_pool_backward(grad, *ctx.saved_tensors, ctx.kernel, ctx.derivative), None, None
 
 
-@torch.library.custom_op("nonsmooth::norm_pool2d", mutates_args=())
+@custom_op("nonsmooth::norm_pool2d")
 def norm_pool(input: Tensor, kernel: Sequence[int]) -> Tensor:
     _, scale, norm = _scaled_norm(input, kernel)
     return round_once((scale * norm).squeeze(-1).squeeze(-2), input.dtype)
 
 
-@torch.library.custom_op("nonsmooth::norm_pool2d_backward", mutates_args=())
+@custom_op("nonsmooth::norm_pool2d_backward")
 def norm_pool_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], derivative: float) -> Tensor:
     values, _, norm = _scaled_norm(input, kernel)
     direction = torch.where(norm == 0, derivative, values / norm)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nonsmooth.eager import custom_op
 from nonsmooth.pooling.windows import WIDE, round_once
 
 
-@torch.library.custom_op("nonsmooth::round_significand", mutates_args=())
+@custom_op("nonsmooth::round_significand")
 def round_significand(values: Tensor, bits: float) -> Tensor:
     """The nearest multiple of 2^(floor(log2(abs(x))) + 1 - bits), ties to even, of every x, in float64; then rounded once to
     the type of `values`. Zeros, infinities and NaN stay. Its derivative is set to 1."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nonsmooth.eager import custom_op
 from nonsmooth.pooling.windows import WIDE, Geometry, round_once, tiled
 
 
@@ -23,20 +24,20 @@ def average_pool2d(input: Tensor, geometry: Geometry) -> Tensor:
     )
 
 
-@torch.library.custom_op("nonsmooth::boltzmann_pool2d", mutates_args=())
+@custom_op("nonsmooth::boltzmann_pool2d")
 def boltzmann_pool2d(input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     largest, below, weights = _weighted(input, kernel, temperature)
     return _pooled(largest, _product(weights, below).sum(dim=0), input)
 
 
-@torch.library.custom_op("nonsmooth::boltzmann_pool2d_backward", mutates_args=())
+@custom_op("nonsmooth::boltzmann_pool2d_backward")
 def boltzmann_pool2d_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     _, below, weights = _weighted(input, kernel, temperature)
     mean = _product(weights, below).sum(dim=0)
     return _gradient(grad, _product(weights, 1 + (below - mean) / temperature), input, kernel)
 
 
-@torch.library.custom_op("nonsmooth::logsumexp_pool2d", mutates_args=())
+@custom_op("nonsmooth::logsumexp_pool2d")
 def logsumexp_pool2d(input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     largest, below = _below_largest(input, kernel)
     # Of 1 less than the exponentials, so that nothing cancels at a high temperature, where all are close to 1.
@@ -44,7 +45,7 @@ def logsumexp_pool2d(input: Tensor, kernel: Sequence[int], temperature: float) -
     return _pooled(largest, temperature * mean.log1p(), input)
 
 
-@torch.library.custom_op("nonsmooth::logsumexp_pool2d_backward", mutates_args=())
+@custom_op("nonsmooth::logsumexp_pool2d_backward")
 def logsumexp_pool2d_backward(grad: Tensor, input: Tensor, kernel: Sequence[int], temperature: float) -> Tensor:
     _, _, weights = _weighted(input, kernel, temperature)
     return _gradient(grad, weights, input, kernel)
