@@ -3,6 +3,7 @@
 
 rule benchmark:
     input:
+        f"results/{RUN}/benchmark/pooling.csv",
         f"results/{RUN}/benchmark/training_step.csv",
         f"results/{RUN}/benchmark/architectures.csv",
         f"results/{RUN}/benchmark/rules.csv",
@@ -11,6 +12,24 @@ rule benchmark:
         f"results/{RUN}/benchmark/side_by_side.csv",
     message:
         "All benchmarks are there"
+
+
+rule benchmark_pooling:
+    output:
+        "results/{run}/benchmark/pooling.csv",
+    log:
+        "logs/{run}/benchmark/pooling.log",
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        rounds=30,
+        threads=SETTINGS["threads"],
+    message:
+        "Time max pooling on this machine"
+    script:
+        "../scripts/benchmark/pooling.py"
 
 
 rule benchmark_training_step:
