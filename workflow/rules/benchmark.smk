@@ -19,7 +19,7 @@ rule benchmark_pooling:
         "results/{run}/benchmark/pooling.csv",
     log:
         "logs/{run}/benchmark/pooling.log",
-    threads: workflow.cores or 1
+    threads: CORES or 1
     resources:
         mem_mb=3000,
         runtime=30,
