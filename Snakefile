@@ -41,17 +41,7 @@ rule all:
         "Everything of preset {RUN} is there"
 
 
-# A scheduler gets what computes for long. The rest takes seconds to minutes and runs beside Snakemake.
-SUBMITTED = {
-    "maxpool_search",
-    "maxpool_train",
-    "maxpool_weights",
-    "maxpool_zones",
-    "benchmark_training_step",
-    "benchmark_architectures",
-    "benchmark_zones",
-    "benchmark_end_to_end",
-    "benchmark_side_by_side",
-    "maxpool_pooling_errors",
-}
+# A scheduler gets what computes for long, and the benchmarks. The rest takes seconds to minutes and runs beside Snakemake.
+SUBMITTED = {"maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones", "maxpool_pooling_errors"}
+SUBMITTED |= {rule.name for rule in workflow.rules if rule.name.startswith("benchmark_")}
 workflow.localrules(*({rule.name for rule in workflow.rules} - SUBMITTED))
