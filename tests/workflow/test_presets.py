@@ -152,7 +152,10 @@ LOSS = "figures/default/maxpool/loss/mnist_5k/lenet5/adam/float32/relu-0"
         (f"{LOSS.replace('loss', 'accuracy_by_epoch')}.csv", {"maxpool_accuracy_by_epoch": 1}),
         ("figures/default/maxpool/published.tex", {"maxpool_tables": 1, "maxpool_aggregate": 1}),
         ("figures/default/maxpool/tie_map.png", {"maxpool_tie_map": 1, "maxpool_ties": 1, "prepare": 1}),
-        ("benchmark", {"benchmark": 1, "benchmark_pooling": 1, "benchmark_training_step": 1, "benchmark_architectures": 1}),
+        (
+            "benchmark",
+            {"benchmark": 1, "benchmark_pooling": 1, "benchmark_training_step": 1, "benchmark_architectures": 1},
+        ),
         ("data/raw/mnist/fetched.json", {"fetch": 1}),
     ],
 )
