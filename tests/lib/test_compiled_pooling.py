@@ -39,12 +39,6 @@ from nonsmooth.pooling.windows import Geometry
 from nonsmooth.precision import PRECISIONS
 
 CPU = torch.device("cpu")
-INTEGERS = {
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
 GEOMETRIES = {
     "tiling": tiling((2, 2)),
     "wide": tiling((2, 3)),
@@ -65,8 +59,9 @@ thorough = settings(deadline=None, derandomize=True, max_examples=400)
 def patterns(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
     """Any bits: numbers of all sizes, infinities, and NaNs of all kinds."""
     generator = torch.Generator().manual_seed(seed)
-    limits = torch.iinfo(INTEGERS[dtype])
-    return torch.randint(limits.min, limits.max, shape, dtype=INTEGERS[dtype], generator=generator).view(dtype)
+    integer = getattr(torch, f"int{8 * dtype.itemsize}")
+    limits = torch.iinfo(integer)
+    return torch.randint(limits.min, limits.max, shape, dtype=integer, generator=generator).view(dtype)
 
 
 def assert_same_as_plain(case: Pooling, beta: float) -> None:

@@ -80,7 +80,8 @@ class Job:
             "input": {split: str(self.data / f"{split}.npy") for split in ("train", "test")},
             "output": self.outputs,
             "params": {"cell": self.cell.to_dict(), "settings": SETTINGS},
-            "config": {"checkpoints": {"minutes": 1e-3}},
+            "config": {"checkpoints": {"minutes": 1e-3}, "jobs_per_gpu": 1},
+            "resources": {"gpu_slots": 0},
             "threads": 1,
             "log": [str(self.folder / "job.log")],
         }

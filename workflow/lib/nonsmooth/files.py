@@ -52,10 +52,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        # NumPy's error of an array that was written in part has no number.
-        if error.errno in (*NO_SPACE, None):
-            raise no_space(path, error) from error
+    except Exception as error:
+        # Matplotlib stumbles over its own clean-up then; NumPy's error of an array that was written in part has no number.
+        while error is not None:
+            if isinstance(error, OSError) and error.errno in (*NO_SPACE, None):
+                raise no_space(path, error) from error
+            error = error.__context__
         raise
     finally:
         temporary.unlink(missing_ok=True)

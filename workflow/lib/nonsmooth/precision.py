@@ -152,6 +152,7 @@ class Rounding(enum.Enum):
     EXACT = "moves, compares or selects values; nothing is rounded"
     ONCE = "the 16-bit kernel computes in float32 or wider and rounds once"
     UPCAST = "computed by the float32 kernel, then rounded once"
+    COMPOSED = "several operations in one kernel, each of which computes in float32 and rounds once"
 
 
 # The rounding rule of every operation that the architectures, losses, optimizers and zero functions use, by ATen name; an
@@ -205,8 +206,6 @@ OPERATIONS: dict[str, Rounding] = {
             "_amp_foreach_non_finite_check_and_unscale",
             "boltzmann_pool2d",
             "boltzmann_pool2d_backward",
-            "composed_max_pool2d_with_codes",  # each of its operations
-            "composed_max_pool2d_with_codes_backward",
             "div",
             "logsumexp_pool2d",
             "logsumexp_pool2d_backward",
@@ -220,6 +219,10 @@ OPERATIONS: dict[str, Rounding] = {
             "sqrt",
         ),
         Rounding.ONCE,
+    ),
+    **dict.fromkeys(
+        ("composed_max_pool2d_with_codes", "composed_max_pool2d_with_codes_backward"),
+        Rounding.COMPOSED,
     ),
     **dict.fromkeys(
         (

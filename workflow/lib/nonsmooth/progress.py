@@ -130,7 +130,8 @@ class Progress(logging.Handler):
 
     def _say_news(self, now: float) -> None:
         is_new = len(self.finished) > self.told
-        if is_new and (now - self.said >= self.interval or len(self.finished) == len(self.jobs)):
+        is_end = not self._waiting() and not self.running
+        if is_new and (now - self.said >= self.interval or is_end):
             self._say(now)
 
     def _say(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Time of max pooling, forward and backward, on a CPU: exact compiled and plain, and composed, as ratios to PyTorch's own.
+"""Time of max pooling, forward and backward, on a CPU: exact and composed, plain and compiled, as ratios to PyTorch's own.
 
 Every round runs each program twice, in turn, so that a noisy machine disturbs all alike, and times the second run, so that none
 pays for what another left in the caches. Inputs are what a ReLU leaves of normal numbers, so that windows tie at zero. In 16
@@ -16,6 +16,7 @@ from nonsmooth import provenance, training
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 from nonsmooth.pooling import Hybrid, max_pool2d
+from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.kernels import TYPES, kernels
 from nonsmooth.pooling.windows import Geometry
@@ -35,12 +36,14 @@ def programs(geometry: Geometry) -> dict[str, Callable[[Tensor], Tensor]]:
     """What is timed, by name; composed needs windows that tile the input, and compiled a compiler."""
     found: dict[str, Callable[[Tensor], Tensor]] = {
         "native": lambda input: torch.nn.functional.max_pool2d(input, *geometry),
-        "plain": lambda input: ExactMaxPool2d.apply(input, geometry, BETA)[0],
+        "exact": lambda input: ExactMaxPool2d.apply(input, geometry, BETA)[0],
     }
-    if kernels() is not None:
-        found["compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA))
     if geometry == TILING:
-        found["composed"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA, "composed"))
+        found["composed"] = lambda input: composed_max_pool2d(input, geometry, BETA)
+    if kernels() is not None:
+        found["exact compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA))
+        if geometry == TILING:
+            found["composed compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA, "composed"))
     return found
 
 

@@ -107,11 +107,9 @@ def max_pool2d(
         case Hybrid(beta=beta, evaluation="composed"):
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
-            geometry.require_tiling(
-                input, "evaluation='composed' follows a published program that", " Use evaluation='exact'."
-            )
-            composed = CompiledComposedMaxPool2d.apply if can_compile(input, geometry) else composed_max_pool2d
-            return composed(input, geometry, beta)
+            if geometry.tiles(input) and can_compile(input, geometry):
+                return CompiledComposedMaxPool2d.apply(input, geometry, beta)
+            return composed_max_pool2d(input, geometry, beta)
         case Norm(derivative=derivative, evaluation=evaluation):
             if return_indices:
                 raise ValueError(f"max_pool2d: rule {rule} has no indices")

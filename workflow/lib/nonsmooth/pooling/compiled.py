@@ -130,9 +130,8 @@ def max_pool2d_with_codes(
     ceil_mode: bool,
 ) -> tuple[Tensor, Tensor]:
     """The maxima, as PyTorch returns them, and an int16 for every window with a bit for each position that holds one."""
-    shape, size = _shape(
-        input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads()
-    )
+    geometry = Geometry.of(kernel, stride, padding, dilation, ceil_mode)
+    shape, size = _shape(input.shape, geometry, torch.get_num_threads())
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
     kernels().forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape)
     return output, codes
@@ -151,7 +150,8 @@ def max_pool2d_with_codes_backward(
     beta: float,
 ) -> Tensor:
     """The transposed hybrid Jacobian times `grad`; `input` says no more than its shape and type."""
-    shape, _ = _shape(input.shape, Geometry.of(kernel, stride, padding, dilation, ceil_mode), torch.get_num_threads())
+    geometry = Geometry.of(kernel, stride, padding, dilation, ceil_mode)
+    shape, _ = _shape(input.shape, geometry, torch.get_num_threads())
     grad, result = grad.contiguous(), torch.empty_like(input)
     kernels().backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result

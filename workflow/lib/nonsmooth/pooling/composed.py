@@ -26,8 +26,8 @@ def composed_max_pool2d(input: Tensor, geometry: Geometry, beta: float) -> Tenso
     beta and 1 - beta stay Python numbers: as 16-bit tensors 1 - beta would be rounded. The minimal pool is an
     amax, whose gradient PyTorch multiplies by the mask of maxima and divides by their number.
     """
-    geometry.require_tiling(input, "evaluation='composed' follows a published program that", " Use evaluation='exact'.")
     native = torch.nn.functional.max_pool2d(input, *geometry)
+    geometry.require_tiling(input, "evaluation='composed' follows a published program that", " Use evaluation='exact'.")
     minimal = tiled(input, geometry.kernel).amax(dim=(-3, -1))
     return beta * minimal + (1 - beta) * native
 

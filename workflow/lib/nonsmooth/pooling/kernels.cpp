@@ -1,12 +1,14 @@
-// Exact max pooling with the gradient of its hybrid Jacobian, and composed max pooling, on a CPU: the bits of exact.py and composed.py
-// in a few passes over memory.
+// Exact max pooling with the gradient of its hybrid Jacobian, and composed max pooling, on a CPU: the bits of exact.py
+// and composed.py in a few passes over memory.
 //
-// The forward pass leaves a code per window, which is all that the gradient needs: a bit for every position of the kernel, in scan
-// order, that holds a maximum. The lowest one is PyTorch's argmax. A window with NaNs has the bit of the last one alone.
+// The forward pass leaves a code per window, which is all that the gradient needs: a bit for every position of the
+// kernel, in scan order, that holds a maximum. The lowest one is PyTorch's argmax. A window with NaNs has the bit of
+// the last one alone.
 //
-// A few planes at a time are taken apart by the strides (space to depth): the value at row y and column x of a padded plane goes
-// to row y / stride_height, column x / stride_width of phase (y mod stride_height, x mod stride_width). What neighbouring windows
-// see at one position of the kernel then lies side by side, and the loops over windows vectorise whatever the geometry.
+// A few planes at a time are taken apart by the strides (space to depth): the value at row y and column x of a padded
+// plane goes to row y / stride_height, column x / stride_width of phase (y mod stride_height, x mod stride_width). What
+// neighbouring windows see at one position of the kernel then lies side by side, and the loops over windows vectorise
+// whatever the geometry.
 
 #include <algorithm>
 #include <cstdint>
@@ -20,18 +22,21 @@ namespace {
 // In the order of nonsmooth.pooling.compiled.Shape.
 struct Shape {
     int64_t planes, height, width, rows, columns;
-    int64_t kernel_height, kernel_width, stride_height, stride_width, top, left, dilation_height, dilation_width, threads;
+    int64_t kernel_height, kernel_width, stride_height, stride_width;
+    int64_t top, left;  // padding
+    int64_t dilation_height, dilation_width, threads;
 
     int64_t positions() const { return kernel_height * kernel_width; }
     bool overlaps() const {
-        return (kernel_height - 1) * dilation_height + 1 > stride_height || (kernel_width - 1) * dilation_width + 1 > stride_width;
+        return (kernel_height - 1) * dilation_height >= stride_height ||
+               (kernel_width - 1) * dilation_width >= stride_width;
     }
 };
 
 // ---------------------------------------------------------------------------------------------------- layout
 
-// How the values of a block of planes lie once they are taken apart, in cells. Windows are numbered by the cell of their first
-// position in the first phase. Where none begins they are computed, too, and never read.
+// How the values of a block of planes lie once they are taken apart, in cells. Windows are numbered by the cell of
+// their first position in its phase. Where none begins they are computed, too, and never read.
 struct Layout {
     const Shape s;
     const int64_t rows, columns, planes, windows, cells;
@@ -40,9 +45,10 @@ struct Layout {
         : s(s),
           rows(std::max((s.top + s.height - 1) / s.stride_height + 1, s.rows + down(s.kernel_height - 1))),
           columns(std::max((s.left + s.width - 1) / s.stride_width + 1, s.columns + right(s.kernel_width - 1))),
-          planes(std::max<int64_t>(1, 256 / (rows * columns))),
+          planes(std::max<int64_t>(1, 256 / (rows * columns))),  // a block fits into the first-level cache
           windows(planes * rows * columns),
-          cells(s.stride_height * s.stride_width * windows + down(s.kernel_height - 1) * columns + right(s.kernel_width - 1)) {}
+          cells(s.stride_height * s.stride_width * windows  // and what the last windows see
+                + down(s.kernel_height - 1) * columns + right(s.kernel_width - 1)) {}
 
     int64_t down(int64_t i) const { return i * s.dilation_height / s.stride_height; }
     int64_t right(int64_t j) const { return j * s.dilation_width / s.stride_width; }
@@ -50,8 +56,8 @@ struct Layout {
     // The cell that window 0 sees at a position of the kernel; window w sees the w-th after it.
     int64_t at(int64_t position) const {
         const int64_t i = position / s.kernel_width, j = position % s.kernel_width;
-        const int64_t phase = i * s.dilation_height % s.stride_height * s.stride_width + j * s.dilation_width % s.stride_width;
-        return phase * windows + down(i) * columns + right(j);
+        const int64_t y = i * s.dilation_height % s.stride_height, x = j * s.dilation_width % s.stride_width;
+        return (y * s.stride_width + x) * windows + down(i) * columns + right(j);
     }
 
     // Calls visit(cell, offset in memory) for every value of `count` planes.
@@ -160,8 +166,8 @@ struct Brain : Sixteen<7> {
 
 // ---------------------------------------------------------------------------------------------------- rules
 
-// What a window with the gradient g and so many maxima sends to its argmax, to each other maximum, and to the rest, by the hybrid
-// Jacobian in float64. Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
+// What a window with the gradient g and so many maxima sends to its argmax, to each other maximum, and to the rest, by
+// the hybrid Jacobian in float64. Adding +0 turns -0 into +0, which is what PyTorch's accumulation into zeros gives.
 template <class T> struct Exact {
     using Bits = typename T::Bits;
     const double beta;
@@ -174,8 +180,9 @@ template <class T> struct Exact {
     double to_rest(double, int) const { return 0.0; }
 };
 
-// The same by the composition of two poolings in the working type: every operation is computed in float32, of float64 in float64,
-// and rounded. The rest is multiplied by 0, which is NaN where the product overflowed, and all of a NaN's window is.
+// The same by the composition of two poolings in the working type: every operation is computed in float32, of float64 in
+// float64, and rounded. The rest is multiplied by 0, which is NaN where the product overflowed, and all of a NaN's window
+// is.
 template <class T> struct Composed {
     using Bits = typename T::Bits;
     using Wide = std::conditional_t<std::is_same_v<T, Double>, double, float>;
@@ -220,7 +227,8 @@ void look(int64_t n, int64_t position, const Bits* __restrict values, const Bits
 
 // `rule` makes an output of a maximum, and keeps or changes the code. Returns whether a -0 was seen.
 template <class T, class Rule>
-bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* codes, const Shape& s, const Rule rule) {
+bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* codes, const Shape& s,
+             const Rule rule) {
     using Bits = typename T::Bits;
     const Layout layout(s);
     std::vector<bool> is_value(layout.cells);
@@ -243,9 +251,10 @@ bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* 
             for (const int64_t cell : empty) keys[cell] = T::lowest;
             for (const Bits value : values) has_negative_zero |= value == T::lowest;
             std::fill_n(best_keys.begin(), n, T::lowest);
-            for (int64_t position = 0; position < s.positions(); ++position)
-                look<T>(n, position, &values[layout.at(position)], &keys[layout.at(position)], best.data(), best_keys.data(),
-                        found.data());
+            for (int64_t position = 0; position < s.positions(); ++position) {
+                const int64_t at = layout.at(position);
+                look<T>(n, position, &values[at], &keys[at], best.data(), best_keys.data(), found.data());
+            }
             layout.for_each_run(count, [&](int64_t window, int64_t offset, int64_t length) {
                 offset += first * s.rows * s.columns;
                 for (int64_t w = 0; w < length; ++w) {
@@ -268,7 +277,8 @@ template <class T, class Cell> struct Sent {
           rest(has_rest ? windows : 0) {}
 
     template <class Rule>
-    void set(int64_t n, const Rule rule, const typename T::Bits* __restrict gradients, const uint16_t* __restrict codes) {
+    void set(int64_t n, const Rule rule, const typename T::Bits* __restrict gradients,
+             const uint16_t* __restrict codes) {
         const auto rounded = [](double value) {
             if constexpr (std::is_same_v<Cell, double>) return value;
             else return T::narrow(value);
@@ -298,7 +308,8 @@ template <class T, class Cell> struct Sent {
 
 // Every window with this position in its code sends its share there.
 template <class Cell>
-void send(int64_t n, int64_t position, const uint16_t* __restrict codes, const Cell* __restrict shares, Cell* __restrict cells) {
+void send(int64_t n, int64_t position, const uint16_t* __restrict codes, const Cell* __restrict shares,
+          Cell* __restrict cells) {
     for (int64_t w = 0; w < n; ++w) {
         const Cell share = shares[w], sent = codes[w] & 1 << position ? share : Cell(0);
         if constexpr (std::is_same_v<Cell, double>) cells[w] += sent;
@@ -306,10 +317,11 @@ void send(int64_t n, int64_t position, const uint16_t* __restrict codes, const C
     }
 }
 
-// A cell is a value's gradient. Where windows overlap, what they send is added in float64 and rounded then; otherwise one window
-// sends something that is not zero, or none, and it is rounded before.
+// A cell is a value's gradient. Where windows overlap, what they send is added in float64 and rounded then. Elsewhere
+// one window at most sends something, which is rounded before.
 template <class T, class Cell, class Rule>
-void backward(const typename T::Bits* gradient, const uint16_t* codes, typename T::Bits* result, const Shape& s, const Rule rule) {
+void backward(const typename T::Bits* gradient, const uint16_t* codes, typename T::Bits* result, const Shape& s,
+              const Rule rule) {
     using Bits = typename T::Bits;
     const Layout layout(s);
     const auto rounded = [](Cell cell) {

@@ -33,15 +33,20 @@ class Geometry(NamedTuple):
         spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
         return any(span > stride for span, stride in zip(spans, self.stride, strict=True))
 
-    def require_tiling(self, input: Tensor, what: str, remedy: str = "") -> None:
-        """Raises ValueError unless the windows lie side by side and cover the input; the message begins with `what`."""
+    def tiles(self, input: Tensor) -> bool:
+        """Whether the windows lie side by side and cover the input."""
         height, width = input.shape[-2:]
         (kh, kw), stride, padding, dilation, _ = self
         is_plain = stride == self.kernel and padding == (0, 0) and dilation == (1, 1)
-        if not (is_plain and min(kh, kw) > 0 and height % kh == 0 and width % kw == 0):
+        return is_plain and min(kh, kw) > 0 and height % kh == 0 and width % kw == 0
+
+    def require_tiling(self, input: Tensor, what: str, remedy: str = "") -> None:
+        """Raises ValueError unless the windows lie side by side and cover the input; the message begins with `what`."""
+        if not self.tiles(input):
+            height, width = input.shape[-2:]
             raise ValueError(
                 f"max_pool2d: {what} needs stride = kernel_size, no padding, no dilation and windows that tile the input; "
-                f"got kernel_size={self.kernel}, stride={stride}, padding={padding}, dilation={dilation} on "
+                f"got kernel_size={self.kernel}, stride={self.stride}, padding={self.padding}, dilation={self.dilation} on "
                 f"{height} x {width}.{remedy}"
             )
 
