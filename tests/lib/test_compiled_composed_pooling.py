@@ -114,6 +114,28 @@ def test_second_derivatives_are_those_of_the_plain_path() -> None:
     assert found[0].abs().max() > 0
 
 
+def test_transforms_are_those_of_the_plain_path() -> None:
+    input, tangent = (fill((2, 3, 4, 4), kind, 0, torch.float64) for kind in ("ties", "noise"))
+    rule = Hybrid(10.0, "composed")
+
+    def loss(pool, values: Tensor) -> Tensor:
+        return (pool(values) ** 2).sum()
+
+    def ours(values: Tensor) -> Tensor:
+        return max_pool2d(values, 2, rule=rule)
+
+    def plain(values: Tensor) -> Tensor:
+        return composed_max_pool2d(values, SQUARE, 10.0)
+
+    for transform in (
+        lambda pool: torch.func.jvp(pool, (input,), (tangent,))[1],
+        lambda pool: torch.func.grad(lambda values: loss(pool, values))(input),
+        lambda pool: torch.func.vmap(pool)(torch.stack([input, tangent])),
+        lambda pool: torch.func.vmap(torch.func.grad(lambda values: loss(pool, values)))(torch.stack([input, tangent])),
+    ):
+        assert torch.equal(transform(ours), transform(plain))
+
+
 @needs_kernels
 def test_an_empty_batch_and_other_layouts() -> None:
     for input in (torch.zeros(0, 3, 8, 8), torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)):

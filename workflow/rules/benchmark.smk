@@ -79,6 +79,7 @@ rule benchmark_rules:
         mem_mb=6000,
         runtime=60,
         gpu=CELL_GPUS,
+        gpu_slots=WHOLE_GPU,
     params:
         settings=SETTINGS,
         rounds=20,
@@ -144,7 +145,8 @@ rule benchmark_side_by_side:
     params:
         settings=SETTINGS,
         seconds=10,
-        cells=lambda wildcards, threads: [2**power for power in range((2 * threads).bit_length())],
+        # Up to twice as many as there are cores, but eight on a GPU, where each has a context of its own.
+        cells=lambda wildcards, threads: [2**power for power in range((8 if CELL_GPUS else 2 * threads).bit_length())],
     message:
         "Time several cells at once on this machine"
     script:

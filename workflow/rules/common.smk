@@ -421,7 +421,7 @@ def follow_cells():
     to_run = {
         number: Job(
             cell=os.path.relpath(os.path.dirname(job.output[0]), f"results/{RUN}"),
-            output=job.output[-1],
+            output=job.output.chosen if "chosen" in job.output.keys() else job.output.record,
             cost=seconds[number] if are_known else 1,
         )
         for number, job in run.items()

@@ -66,7 +66,8 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
 def check(jobs: pd.DataFrame, benchmarks: Path) -> pd.DataFrame:
     """A row per group of finished jobs and one of all: minutes `expected`, those it `took`, their ratio, and minutes of CPU time.
 
-    They are what Snakemake wrote below `benchmarks`, the folder of the run; a job without it is left out. Raises ValueError if
+    They are what Snakemake wrote below `benchmarks`, the folder of the run, of the last attempt at a job: less than all of a training that
+    was interrupted. A job without it is left out. Raises ValueError if
     all are.
     """
     finished = jobs[jobs.finished]

@@ -26,8 +26,8 @@ def pass_on(number: signal.Signals) -> None:
     def watch() -> None:
         while True:
             if number in os.read(reader, 64):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    for program in _programs(psutil.Process()):
+                for program in _programs(psutil.Process()):
+                    with contextlib.suppress(psutil.Error):  # it has ended meanwhile
                         program.send_signal(number)
 
     threading.Thread(target=watch, name="pass_on", daemon=True).start()
@@ -39,7 +39,8 @@ def _programs(process: psutil.Process) -> Iterator[psutil.Process]:
     Not what they started: a program that saves its work may need its workers.
     """
     for child in process.children():
-        if child.name() in SHELLS:
-            yield from _programs(child)
-        else:
-            yield child
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if child.name() in SHELLS:
+                yield from _programs(child)
+            else:
+                yield child

@@ -36,6 +36,8 @@ from nonsmooth.traces import PoolingTrace
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 500
+# Of the states of `Trainer` and of what is saved beside them; raised when these change.
+CHECKPOINT_VERSION = 1
 # How PyTorch's RuntimeErrors say it, where they are not its OutOfMemoryError.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
@@ -140,8 +142,9 @@ def train(
 
 
 def checkpoint_identity(cell: TrainingCell | WeightsCell, settings: Settings) -> dict[str, Any]:
-    """All that the bits of a run depend on, but the machine and the versions of libraries."""
-    return {**cell.to_dict(), **vars(settings), "numerics_version": NUMERICS_VERSION}
+    """All that the bits of a run depend on, but the machine and the versions of libraries; and what its state consists of."""
+    versions = {"numerics_version": NUMERICS_VERSION, "checkpoint_version": CHECKPOINT_VERSION}
+    return {**cell.to_dict(), **vars(settings), **versions}
 
 
 class Parts:

@@ -14,6 +14,7 @@ from nonsmooth import optimizers, provenance, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 from nonsmooth.precision import PRECISIONS
 from nonsmooth.programs import PROGRAMS
 from nonsmooth.rules import EVALUATIONS
@@ -81,7 +82,7 @@ def measure(
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         training.configure(settings)
         table = pd.concat(

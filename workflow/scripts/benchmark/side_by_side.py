@@ -11,6 +11,7 @@ from nonsmooth import images, provenance, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 from nonsmooth.precision import PRECISIONS
 
 CELL = TrainingCell(
@@ -52,7 +53,7 @@ def measure(cells: int, path: str, settings: training.Settings, seconds: float, 
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         rows = [
             measure(cells, snakemake.input[0], settings, snakemake.params.seconds, ready=15.0 + 5.0 * cells)

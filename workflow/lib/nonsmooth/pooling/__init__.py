@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.modules import replace_modules
-from nonsmooth.pooling.compiled import CompiledComposedMaxPool2d, CompiledMaxPool2d, can_compile
+from nonsmooth.pooling.compiled import CompiledComposedMaxPool2d, CompiledMaxPool2d, can_compile, is_transformed
 from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
@@ -107,7 +107,7 @@ def max_pool2d(
         case Hybrid(beta=beta, evaluation="composed"):
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
-            if geometry.tiles(input) and can_compile(input, geometry):
+            if geometry.tiles(input) and not is_transformed() and can_compile(input, geometry):
                 return CompiledComposedMaxPool2d.apply(input, geometry, beta)
             return composed_max_pool2d(input, geometry, beta)
         case Norm(derivative=derivative, evaluation=evaluation):

@@ -30,6 +30,12 @@ def can_compile(input: Tensor, geometry: Geometry) -> bool:
     )
 
 
+def is_transformed() -> bool:
+    """Whether this is inside a transform of `torch.func`, or of forward-mode differentiation."""
+    in_forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return in_forward_mode or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class CompiledMaxPool2d(torch.autograd.Function):
     """`ExactMaxPool2d` where `can_compile`, with codes of where the maxima are in place of indices.
 
@@ -95,7 +101,7 @@ def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) ->
 
 
 class CompiledComposedMaxPool2d(torch.autograd.Function):
-    """`composed_max_pool2d` where `can_compile` and the windows tile the input.
+    """`composed_max_pool2d` where `can_compile`, the windows tile the input, and nothing `is_transformed`.
 
     What is differentiated twice is computed by the plain path.
     """

@@ -19,7 +19,7 @@
 
 namespace {
 
-// In the order of nonsmooth.pooling.compiled.Shape.
+// In the order of nonsmooth.pooling.kernels.Shape.
 struct Shape {
     int64_t planes, height, width, rows, columns;
     int64_t kernel_height, kernel_width, stride_height, stride_width;
@@ -171,7 +171,7 @@ struct Brain : Sixteen<7> {
 template <class T> struct Exact {
     using Bits = typename T::Bits;
     const double beta;
-    static constexpr bool has_rest = false;
+    static constexpr bool has_rest = false, minds_signs_of_zeros = false;
 
     Bits output(Bits maximum) const { return T::returned(maximum); }
     uint16_t code(Bits code, Bits) const { return uint16_t(code); }
@@ -187,7 +187,7 @@ template <class T> struct Composed {
     using Bits = typename T::Bits;
     using Wide = std::conditional_t<std::is_same_v<T, Double>, double, float>;
     const Wide beta, remainder;
-    static constexpr bool has_rest = true;
+    static constexpr bool has_rest = true, minds_signs_of_zeros = true;
 
     explicit Composed(double beta) : beta(Wide(beta)), remainder(Wide(1 - beta)) {}
 
@@ -225,7 +225,7 @@ void look(int64_t n, int64_t position, const Bits* __restrict values, const Bits
     }
 }
 
-// `rule` makes an output of a maximum, and keeps or changes the code. Returns whether a -0 was seen.
+// `rule` makes an output of a maximum, and keeps or changes the code. Returns whether a -0 was seen, if it minds.
 template <class T, class Rule>
 bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* codes, const Shape& s,
              const Rule rule) {
@@ -249,7 +249,8 @@ bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* 
             layout.for_each_value(count, [=](int64_t cell, int64_t offset) { cells[cell] = from[offset]; });
             std::transform(values.begin(), values.end(), keys.begin(), T::key);
             for (const int64_t cell : empty) keys[cell] = T::lowest;
-            for (const Bits value : values) has_negative_zero |= value == T::lowest;
+            if constexpr (Rule::minds_signs_of_zeros)
+                for (const Bits value : values) has_negative_zero |= value == T::lowest;
             std::fill_n(best_keys.begin(), n, T::lowest);
             for (int64_t position = 0; position < s.positions(); ++position) {
                 const int64_t at = layout.at(position);

@@ -53,6 +53,8 @@ class Kernels:
     Attributes:
         forward: called with addresses of the input, of the output and of codes, 16 bits for each window, and with a `Shape`.
         backward: with addresses of the gradient, of codes and of the result, a `Shape` and beta.
+        composed: as forward, with beta; returns whether the input has a -0.
+        composed_backward: as backward.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +67,6 @@ class Kernels:
         addresses_and_shape = [ctypes.c_void_p] * 3 + [ctypes.POINTER(Shape)]
         self.forward = {dtype: getattr(library, f"forward_{name}") for dtype, name in TYPES.items()}
         self.backward = {dtype: getattr(library, f"backward_{name}") for dtype, name in TYPES.items()}
-        # Returns whether the input has a -0.
         self.composed = {dtype: getattr(library, f"composed_{name}") for dtype, name in TYPES.items()}
         self.composed_backward = {dtype: getattr(library, f"composed_backward_{name}") for dtype, name in TYPES.items()}
         for dtype in TYPES:
@@ -153,6 +154,15 @@ def _are_right(kernels: Kernels, dtype: torch.dtype) -> bool:
     input, grad, codes = stored(1, 1, -2, 2, 1, -1, 2, 2), stored(3, 3), np.zeros(2, np.uint16)
     output, result = np.zeros_like(grad), np.zeros_like(input)
     shape = Shape(1, 2, 4, 1, 2, 2, 2, 2, 2, 0, 0, 1, 1, 1)
+
+    def is_right() -> bool:
+        return np.array_equal(output, stored(1, 2)) and np.array_equal(result, stored(-1, 2, 0, -1, 2, 0, 2, 2))
+
     kernels.forward[dtype](input.ctypes.data, output.ctypes.data, codes.ctypes.data, shape)
     kernels.backward[dtype](grad.ctypes.data, codes.ctypes.data, result.ctypes.data, shape, 2)
-    return np.array_equal(output, stored(1, 2)) and np.array_equal(result, stored(-1, 2, 0, -1, 2, 0, 2, 2))
+    is_exact_right = is_right()
+    for array in (output, codes, result):
+        array[:] = 0
+    kernels.composed[dtype](input.ctypes.data, output.ctypes.data, codes.ctypes.data, shape, 2)
+    kernels.composed_backward[dtype](grad.ctypes.data, codes.ctypes.data, result.ctypes.data, shape, 2)
+    return is_exact_right and is_right()
