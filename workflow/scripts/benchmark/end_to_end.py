@@ -6,6 +6,7 @@ The plain program is what one would write first, and what was published: a DataL
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,11 @@ from nonsmooth.cells import TrainingCell
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.pooling import MaxPool2d
+from nonsmooth.pooling.composed import composed_max_pool2d
+from nonsmooth.pooling.windows import Geometry
 from nonsmooth.precision import PRECISIONS
+from nonsmooth.rules import Hybrid, parse_rule
 
 CPU = torch.device("cpu")
 PRECISION_NAMES = ("float16", "bfloat16", "float32", "float64")
@@ -46,6 +51,12 @@ class PlainImages(torch.utils.data.Dataset):
 def plain_epoch(cell: TrainingCell, path: str) -> Callable[[], None]:
     """An epoch of the plain program."""
     model = training.initial_model(cell)
+    match parse_rule(cell.rule):
+        case Hybrid(beta, "composed"):
+            for pool in [module for module in model.modules() if isinstance(module, MaxPool2d)]:
+                geometry = Geometry.of(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+                # Not compiled.
+                pool.forward = partial(composed_max_pool2d, geometry=geometry, beta=beta)
     dtype = PRECISIONS[cell.precision].dtype
     optimizer = optimizers.build_optimizer(cell, model)
     loader = torch.utils.data.DataLoader(PlainImages(cell.dataset, path), cell.batch_size, shuffle=True)
