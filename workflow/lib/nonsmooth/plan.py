@@ -67,8 +67,7 @@ def check(jobs: pd.DataFrame, benchmarks: Path) -> pd.DataFrame:
     """A row per group of finished jobs and one of all: minutes `expected`, those it `took`, their ratio, and minutes of CPU time.
 
     They are what Snakemake wrote below `benchmarks`, the folder of the run, of the last attempt at a job: less than all of a training that
-    was interrupted. A job without it is left out. Raises ValueError if
-    all are.
+    was interrupted. A job without it is left out. Raises ValueError if all are.
     """
     finished = jobs[jobs.finished]
     files = {row.Index: benchmarks / "maxpool" / row.part / f"{row.path}.tsv" for row in finished.itertuples()}

@@ -133,6 +133,6 @@ if __name__ == "__main__":
         training.configure(training.Settings(threads=snakemake.params.threads))
         path = snakemake.input[0]
         table = measure(path, snakemake.params.rounds, len(datasets.load("mnist_5k", path)[1]))
-        table = table.assign(cpu=provenance.machine()["cpu"], threads=snakemake.params.threads, torch=torch.__version__)
+        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)

@@ -82,7 +82,6 @@ if __name__ == "__main__":
         torch.utils.deterministic.fill_uninitialized_memory = False
         rounds = snakemake.params.rounds
         table = pd.concat([measure(*case, dtype, rounds) for case in CASES for dtype in TYPES])
-        machine = provenance.machine()
-        table = table.assign(cpu=machine["cpu"], threads=snakemake.params.threads, torch=torch.__version__)
+        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.round(3).to_csv(temporary, index=False)

@@ -60,13 +60,10 @@ if __name__ == "__main__":
             for cells in snakemake.params.cells
         ]
         table = pd.DataFrame(rows)
-        device = provenance.device(settings.device)["name"]
         table = table.assign(
             ratio_to_one=(table.images_per_second / table.images_per_second[0]).round(2),
-            device=device,
             cores=provenance.machine()["cores"],
-            threads=settings.threads,
-            torch=torch.__version__,
+            **provenance.benchmark(settings.device, settings.threads),
         )
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)

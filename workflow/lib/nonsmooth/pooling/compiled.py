@@ -117,9 +117,8 @@ class CompiledComposedMaxPool2d(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         input, codes = ctx.saved_tensors
         if torch.is_grad_enabled():
-            again = input.detach().requires_grad_() if not input.requires_grad else input
-            output = composed_max_pool2d(again, ctx.geometry, ctx.beta)
-            return torch.autograd.grad(output, again, grad, create_graph=True)[0], None, None
+            output = composed_max_pool2d(input, ctx.geometry, ctx.beta)
+            return torch.autograd.grad(output, input, grad, create_graph=True)[0], None, None
         return composed_with_codes_backward(grad, input, codes, ctx.geometry.kernel, ctx.beta), None, None
 
 

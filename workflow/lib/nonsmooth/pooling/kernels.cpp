@@ -177,7 +177,6 @@ template <class T> struct Exact {
     uint16_t code(Bits code, Bits) const { return uint16_t(code); }
     double to_argmax(double g, int maxima) const { return (maxima - beta * (maxima - 1)) * g / maxima + 0.0; }
     double to_others(double g, int maxima) const { return g * beta / maxima + 0.0; }
-    double to_rest(double, int) const { return 0.0; }
 };
 
 // The same by the composition of two poolings in the working type: every operation is computed in float32, of float64 in
@@ -268,6 +267,13 @@ bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* 
     return has_negative_zero;
 }
 
+// The maxima in a code.
+inline int count(int code) {
+    int maxima = 0;
+    for (int position = 0; position < 16; ++position) maxima += code >> position & 1;
+    return maxima;
+}
+
 // What windows send, and codes of where to.
 template <class T, class Cell> struct Sent {
     std::vector<Cell> to_argmax, to_others, to_rest;
@@ -287,9 +293,7 @@ template <class T, class Cell> struct Sent {
         Cell* const __restrict first = to_argmax.data();
         Cell* const __restrict second = to_others.data();
         for (int64_t w = 0; w < n; ++w) {
-            const int code = codes[w];
-            int maxima = 0;
-            for (int position = 0; position < 16; ++position) maxima += code >> position & 1;
+            const int code = codes[w], maxima = count(code);
             const double g = T::widen(gradients[w]);
             first[w] = rounded(rule.to_argmax(g, maxima));
             second[w] = rounded(rule.to_others(g, maxima));
@@ -298,11 +302,8 @@ template <class T, class Cell> struct Sent {
         }
         if constexpr (Rule::has_rest)
             for (int64_t w = 0; w < n; ++w) {
-                const int code = codes[w];
-                int maxima = 0;
-                for (int position = 0; position < 16; ++position) maxima += code >> position & 1;
-                to_rest[w] = rounded(rule.to_rest(T::widen(gradients[w]), maxima));
-                rest[w] = uint16_t(~code);
+                to_rest[w] = rounded(rule.to_rest(T::widen(gradients[w]), count(codes[w])));
+                rest[w] = uint16_t(~codes[w]);
             }
     }
 };
