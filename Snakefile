@@ -6,7 +6,7 @@
 #   results/{run}/maxpool/*.csv             tables over all cells
 #   figures/{run}/maxpool/...               figures (pdf, svg, png) with the plotted data (csv), and tables
 #   figures/{run}/report.html               the report
-#   logs/{run}/..., benchmarks/{run}/...    mirror results (logs/data of the preparation of data)
+#   logs/{run}/...                          mirror results (logs/data of the preparation of data)
 #   data/prepared/{dataset}/{split}.npy     checked data, shared by all presets
 # where run is the name of the preset. Loaded with profiles/default; config/README.md documents the configuration.
 from snakemake.utils import min_version

@@ -30,7 +30,7 @@ EPOCHS = 3
 BATCH = 64
 TIMES = ("seconds", "images_per_second")
 # What of a record differs between two runs of one cell.
-OF_A_RUN = ("seconds", "interrupted", "process_seconds", "peak_memory_mib")
+OF_A_RUN = ("seconds", "interrupted", "process_seconds", "cpu_seconds", "peak_memory_mib")
 
 
 class Stop(Exception):

@@ -199,9 +199,9 @@ def test_a_job_is_finished_once_its_last_file_is_there(tmp_path):
         folder = tmp_path / "maxpool" / job.part / job.path
         folder.mkdir(parents=True)
         (folder / "metrics.csv").touch()
-        assert not job.is_finished(tmp_path)
+        assert not job.record(tmp_path).is_file()
         (folder / last).touch()
-        assert job.is_finished(tmp_path)
+        assert job.record(tmp_path).is_file()
 
 
 # ------------------------------------------------------------------------------------------ whose tables

@@ -9,6 +9,7 @@ import pytest
 
 from nonsmooth import config as presets
 from nonsmooth import costs, plan
+from nonsmooth.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = costs.read(costs.SHIPPED)
@@ -113,22 +114,18 @@ def test_the_images_of_the_default_preset_are_as_large_as_the_files(config):
     assert f"Prepared images take {round(5000 * 785 / 2**20)} MiB" in text
 
 
-def test_what_jobs_took_is_beside_what_was_expected(config, some_finished, tmp_path):
-    """As Snakemake wrote it, last attempt last; a job without it is left out."""
+def test_what_jobs_took_is_beside_what_was_expected(config, some_finished):
     results, finished = some_finished
-    benchmarks = tmp_path / "benchmarks"
-    timed = finished[:-1]
-    for job in timed:
-        path = benchmarks / "maxpool" / job.part / f"{job.path}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"s\th:m:s\tcpu_time\n{2 * SHIPPED.seconds(job)}\t0:00:09\t{SHIPPED.seconds(job)}\n")
-    table = plan.check(plan.jobs_table(config, SHIPPED, results), benchmarks)
-    assert table.jobs.tolist()[-1] == table.jobs[:-1].sum() == len(timed)
+    for job in finished:
+        seconds = SHIPPED.seconds(job)
+        write_json(job.record(results), {"process_seconds": 2 * seconds, "cpu_seconds": seconds, "git": {}})
+    table = plan.check(plan.jobs_table(config, SHIPPED, results))
+    assert table.jobs.tolist()[-1] == table.jobs[:-1].sum() == len(finished)
     assert table.ratio.tolist() == pytest.approx([2.0] * len(table))
     assert table["CPU (min)"].tolist() == pytest.approx(table["expected (min)"].tolist())
-    assert table["expected (min)"].iloc[-1] * 60 == pytest.approx(sum(map(SHIPPED.seconds, timed)))
+    assert table["expected (min)"].iloc[-1] * 60 == pytest.approx(sum(map(SHIPPED.seconds, finished)))
 
 
 def test_nothing_finished_is_said(config, tmp_path):
-    with pytest.raises(ValueError, match="no finished cell"):
-        plan.check(plan.jobs_table(config, SHIPPED, tmp_path), tmp_path)
+    with pytest.raises(ValueError, match="no cell of this preset is finished"):
+        plan.check(plan.jobs_table(config, SHIPPED, tmp_path))

@@ -189,7 +189,7 @@ def test_seconds_are_counted_from_the_start_of_the_process():
 def test_usage_on_a_cpu_is_json_and_says_nothing_of_a_gpu():
     used = provenance.usage("cpu")
     assert json.loads(json.dumps(used)) == used
-    assert set(used) == {"process_seconds", "peak_memory_mib"}
+    assert set(used) == {"process_seconds", "cpu_seconds", "peak_memory_mib"}
     assert used["process_seconds"] > 0
     assert used["peak_memory_mib"] <= provenance.peak_memory_mib()
 

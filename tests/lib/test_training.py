@@ -866,7 +866,16 @@ def test_record_has_provenance_and_is_json(make_cell: MakeCell, train_set: Image
     assert TrainingCell.from_dict(record["cell"]) == cell
     assert set(record) == {
         *("cell", "config_hash", "epochs_run", "diverged", "first_nonfinite_step", "steps", "skipped_steps"),
-        *("weights_sha256", "settings", "flags", "device", "seconds", "process_seconds", "peak_memory_mib"),
+        *(
+            "weights_sha256",
+            "settings",
+            "flags",
+            "device",
+            "seconds",
+            "process_seconds",
+            "cpu_seconds",
+            "peak_memory_mib",
+        ),
         *("versions", "numerics_version", "git", "machine", "interrupted"),
     }
     # PyTorch alone takes a hundred MiB and a second; times are rounded to hundredths.

@@ -39,7 +39,7 @@ runpy.run_path(script, {"snakemake": SimpleNamespace(**values)}, run_name="__mai
 """
 SETTINGS = {"device": "cpu", "threads": 1, "deterministic": True}
 TIMES = ["seconds", "images_per_second"]
-OF_A_RUN = {"seconds", "interrupted", "process_seconds", "peak_memory_mib", "git"}
+OF_A_RUN = {"seconds", "interrupted", "process_seconds", "cpu_seconds", "peak_memory_mib", "git"}
 
 BASE = TrainingCell(dataset="mnist_5k", architecture="lenet5", epochs=3, learning_rate=0.05)
 CELLS: dict[str, TrainingCell | WeightsCell] = {

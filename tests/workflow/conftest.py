@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -87,6 +88,16 @@ class Project:
             for path in self.path.glob(pattern)
             if path.is_file()
         }
+
+
+def scripts(snakemake: subprocess.Popen, name: str) -> list[psutil.Process]:
+    """The processes that run a script of this name, forked or not."""
+    children = psutil.Process(snakemake.pid).children(recursive=True)
+    return [
+        child
+        for child in children
+        if child.name().endswith(name) or any(word.endswith(name) for word in child.cmdline()[1:2])
+    ]
 
 
 def copy_project(target: Path, prepared: Project | None = None) -> Project:

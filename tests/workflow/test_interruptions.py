@@ -13,7 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from .conftest import CELL, Project, copy_project
+from .conftest import CELL, Project, copy_project, scripts
 
 # Long enough to be met in training, and saved after every epoch.
 EPOCHS = 20
@@ -38,8 +38,7 @@ def start(project: Project) -> tuple[subprocess.Popen, psutil.Process]:
     while not checkpoint.exists():
         assert snakemake.poll() is None, snakemake.communicate()[0]
         time.sleep(0.05)
-    children = psutil.Process(snakemake.pid).children(recursive=True)
-    (job,) = [child for child in children if any("train.py" in word for word in child.cmdline()[:3])]
+    (job,) = scripts(snakemake, "train.py")
     return snakemake, job
 
 

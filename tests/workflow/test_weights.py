@@ -56,7 +56,6 @@ def test_the_target_makes_the_figure_and_nothing_more_to_do(finished, preset, tm
     assert set(project.files("figures/tiny/**/*")) == names
     folder = f"tiny/maxpool/weights/{CELL}"
     assert (project.path / f"logs/{folder}.log").is_file()
-    assert (project.path / f"benchmarks/{folder}.tsv").is_file()
     assert "Nothing to be done" in project.snakemake("weights", *CONFIG).stdout
     # An edit of the library trains nothing again.
     with (project.path / "workflow/lib/nonsmooth/weights.py").open("a") as file:

@@ -18,7 +18,7 @@ try:
     from nonsmooth.datasets import DATASETS
     from nonsmooth.architectures import ARCHITECTURES
     from nonsmooth.numerics import NUMERICS_VERSION
-    from nonsmooth import costs, programs, signals
+    from nonsmooth import costs, preloading, programs, signals
     from nonsmooth.progress import Job, Progress, duration
 except ImportError as error:
     raise WorkflowError(
@@ -433,7 +433,7 @@ def follow_cells():
 
 # Neither in dry runs nor in jobs.
 onstart:
-    for folder in ("results", "figures", "logs", "benchmarks"):
+    for folder in ("results", "figures", "logs"):
         if os.path.exists(folder) and not os.access(folder, os.W_OK):
             raise WorkflowError(f"{folder}: nothing can be written there; make the folder writable")
     for text in [os.getcwd(), *CONFIG_FILES, *workflow.config_settings.config_args]:
@@ -442,6 +442,8 @@ onstart:
                 f"{text}: $, `, \\ and both kinds of quotes together cannot be handed to jobs on other machines; write a "
                 "value of --config into a configuration file, or rename the file or folder"
             )
+    if preloaded := preloading.start(SETTINGS["threads"]):
+        shell.executable(preloaded)
     # It leans on the inside of Snakemake, and no run should be lost to that.
     try:
         follow_cells()

@@ -32,8 +32,6 @@ rule maxpool_search:
         chosen=f"results/{{run}}/maxpool/search/{CONDITION_PATH}/chosen.json",
     log:
         f"logs/{{run}}/maxpool/search/{CONDITION_PATH}.log",
-    benchmark:
-        f"benchmarks/{{run}}/maxpool/search/{CONDITION_PATH}.tsv"
     # Every cell of a set-up waits for its search.
     priority: 1000
     threads: cell_threads
@@ -123,8 +121,6 @@ rule maxpool_train:
         activations=f"results/{{run}}/maxpool/train/{PATH}/activations.csv",
     log:
         f"logs/{{run}}/maxpool/train/{PATH}.log",
-    benchmark:
-        f"benchmarks/{{run}}/maxpool/train/{PATH}.tsv"
     priority: lambda wildcards: PRIORITIES[maxpool_cell(wildcards)]
     threads: cell_threads
     resources:

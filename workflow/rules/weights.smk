@@ -18,8 +18,6 @@ if WEIGHTS_CELLS:
             record=f"results/{{run}}/maxpool/weights/{WEIGHTS_PATH}/record.json",
         log:
             f"logs/{{run}}/maxpool/weights/{WEIGHTS_PATH}.log",
-        benchmark:
-            f"benchmarks/{{run}}/maxpool/weights/{WEIGHTS_PATH}.tsv"
         threads: cell_threads
         resources:
             # Two networks, one of which waits.

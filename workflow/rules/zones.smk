@@ -47,8 +47,6 @@ if ZONE_CELLS:
             record=f"results/{{run}}/maxpool/zones/{ZONE_PATH}/record.json",
         log:
             f"logs/{{run}}/maxpool/zones/{ZONE_PATH}.log",
-        benchmark:
-            f"benchmarks/{{run}}/maxpool/zones/{ZONE_PATH}.tsv"
         threads: cell_threads
         resources:
             # Replays hold a minibatch's activations in 64 bits.

@@ -57,10 +57,10 @@ class Job:
     path: str
     trials: int = 1
 
-    def is_finished(self, results: Path) -> bool:
-        """Whether the file that the job writes last is in the folder `results/<run>`."""
+    def record(self, results: Path) -> Path:
+        """The file that the job writes last in the folder `results/<run>`, which also says what it took."""
         last = "chosen.json" if self.part == "search" else "record.json"
-        return (results / "maxpool" / self.part / self.path / last).is_file()
+        return results / "maxpool" / self.part / self.path / last
 
     @property
     def passes(self) -> list[tuple[TrainingCell, int, int]]:

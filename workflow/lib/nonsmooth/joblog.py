@@ -20,6 +20,8 @@ def job_log(path: str | Path) -> Iterator[None]:
     logging.basicConfig(
         filename=path, filemode="w", level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
+    # It tells of every letter in a figure.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     try:
         yield
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from nonsmooth import config as presets
 from nonsmooth import costs
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.datasets import DATASETS
+from nonsmooth.files import read_json
 
 GROUP = ["part", "dataset", "architecture", "precision"]
 MINUTE, HOUR, GIB = 60, 3600, 2**30
@@ -21,7 +22,7 @@ MINUTE, HOUR, GIB = 60, 3600, 2**30
 def jobs_table(config: dict[str, Any], benchmarks: costs.Benchmarks | None, results: Path) -> pd.DataFrame:
     """A row per expensive job of a checked preset, whose files are in `results`.
 
-    Columns: those of `GROUP`, `path`, `finished`, `images`, `seconds` (NaN where not known), `memory_gib` (measured, or what the job
+    Columns: those of `GROUP`, `record` (the file that says what it took), `finished`, `images`, `seconds` (NaN where not known), `memory_gib` (measured, or what the job
     asks for) and `size_gib` on the disk.
     """
     sizes = costs.read(costs.SHIPPED)
@@ -32,8 +33,8 @@ def jobs_table(config: dict[str, Any], benchmarks: costs.Benchmarks | None, resu
             {
                 "part": job.part,
                 **{factor: getattr(job.cell, factor) for factor in GROUP[1:]},
-                "path": job.path,
-                "finished": job.is_finished(results),
+                "record": job.record(results),
+                "finished": job.record(results).is_file(),
                 "images": job.images,
                 "seconds": benchmarks.seconds(job) if benchmarks else None,
                 "memory_gib": (memory or ARCHITECTURES[job.cell.architecture].memory_mb) / 1024,
@@ -63,18 +64,17 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def check(jobs: pd.DataFrame, benchmarks: Path) -> pd.DataFrame:
+def check(jobs: pd.DataFrame) -> pd.DataFrame:
     """A row per group of finished jobs and one of all: minutes `expected`, those it `took`, their ratio, and minutes of CPU time.
 
-    They are what Snakemake wrote below `benchmarks`, the folder of the run, of the last attempt at a job: less than all of a training that
-    was interrupted. A job without it is left out. Raises ValueError if all are.
+    They are those of the last attempt at a job: less than all of a training that was interrupted. Raises ValueError without a
+    finished job.
     """
     finished = jobs[jobs.finished]
-    files = {row.Index: benchmarks / "maxpool" / row.part / f"{row.path}.tsv" for row in finished.itertuples()}
-    measured = {index: pd.read_csv(file, sep="\t").iloc[-1] for index, file in files.items() if file.is_file()}
-    if not measured:
-        raise ValueError(f"{benchmarks}: no finished cell of this preset was timed there; run some first")
-    finished = finished.join(pd.DataFrame(measured).T[["s", "cpu_time"]].astype(float), how="inner")
+    if finished.empty:
+        raise ValueError("no cell of this preset is finished; run some first")
+    used = pd.DataFrame([read_json(path) for path in finished.record], index=finished.index)
+    finished = finished.join(used.reindex(columns=["process_seconds", "cpu_seconds"]).astype(float))
     groups = [*finished.groupby(GROUP, sort=False), (("all", "", "", ""), finished)]
     table = pd.DataFrame(
         [
@@ -82,8 +82,8 @@ def check(jobs: pd.DataFrame, benchmarks: Path) -> pd.DataFrame:
                 **dict(zip(GROUP, group, strict=True)),
                 "jobs": len(found),
                 "expected (min)": found.seconds.sum(skipna=False) / MINUTE,
-                "took (min)": found.s.sum() / MINUTE,
-                "CPU (min)": found.cpu_time.sum() / MINUTE,
+                "took (min)": found.process_seconds.sum(skipna=False) / MINUTE,
+                "CPU (min)": found.cpu_seconds.sum(skipna=False) / MINUTE,
             }
             for group, found in groups
         ]

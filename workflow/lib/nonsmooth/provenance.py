@@ -71,9 +71,10 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def usage(device_name: str) -> dict[str, float]:
-    """What this process has used so far: seconds since its start, and its largest memory in MiB, also on a GPU."""
+    """What this process has used so far: seconds since its start, seconds of processors, and its largest memory in MiB, also on a GPU."""
     used = {
         "process_seconds": round(max(0.0, time.time() - psutil.Process().create_time()), 2),
+        "cpu_seconds": round(time.process_time(), 2),
         "peak_memory_mib": peak_memory_mib(),
     }
     if device_name.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""Print what the finished cells of a preset took, as Snakemake measured it, beside what was expected of them."""
+"""Print what the finished cells of a preset took, as their records say, beside what was expected of them."""
 
 from pathlib import Path
 
@@ -10,4 +10,4 @@ if __name__ == "__main__":
         config = snakemake.params.config
         benchmarks = costs.find(Path("results"), snakemake.params.device, config["threads"])
         jobs = plan.jobs_table(config, benchmarks, Path("results") / config["run"])
-        print(plan.write(plan.check(jobs, Path("benchmarks") / config["run"])))
+        print(plan.write(plan.check(jobs)))
