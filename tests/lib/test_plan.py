@@ -116,6 +116,7 @@ def test_the_images_of_the_default_preset_are_as_large_as_the_files(config):
 
 def test_what_jobs_took_is_beside_what_was_expected(config, some_finished):
     results, finished = some_finished
+    finished = [job for job in finished if job.part != "search"]
     for job in finished:
         seconds = SHIPPED.seconds(job)
         write_json(job.record(results), {"process_seconds": 2 * seconds, "cpu_seconds": seconds, "git": {}})

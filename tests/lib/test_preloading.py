@@ -104,6 +104,9 @@ def test_scripts_are_forked(run: Run, script) -> None:
         "not Python",
         "from concurrent.futures import ThreadPoolExecutor as E; print(list(E(2).map(abs, [-1])))",
         "import multiprocessing as m\nif __name__ == '__main__': print(m.Pool(2).map(abs, [-1, -2]))",
+        # The processes import the script, as those of a benchmark and of a DataLoader may.
+        "import multiprocessing as m\ndef f(x): return -x\n"
+        "if __name__ == '__main__': print(m.get_context('spawn').Pool(2).map(f, [-1, -2]))",
     ],
 )
 def test_a_script_does_what_it_does_by_itself(text: str, run: Run, script, tmp_path) -> None:

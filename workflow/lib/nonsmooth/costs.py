@@ -58,7 +58,7 @@ class Job:
     trials: int = 1
 
     def record(self, results: Path) -> Path:
-        """The file that the job writes last in the folder `results/<run>`, which also says what it took."""
+        """The file that the job writes last in the folder `results/<run>`; but that of a search, it says what the job took."""
         last = "chosen.json" if self.part == "search" else "record.json"
         return results / "maxpool" / self.part / self.path / last
 

@@ -67,10 +67,10 @@ def summary(jobs: pd.DataFrame) -> pd.DataFrame:
 def check(jobs: pd.DataFrame) -> pd.DataFrame:
     """A row per group of finished jobs and one of all: minutes `expected`, those it `took`, their ratio, and minutes of CPU time.
 
-    They are those of the last attempt at a job: less than all of a training that was interrupted. Raises ValueError without a
-    finished job.
+    They are those of the last attempt at a job: less than all of a training that was interrupted. Searches, which may go on
+    for more trials, record none. Raises ValueError without a finished job.
     """
-    finished = jobs[jobs.finished]
+    finished = jobs[jobs.finished & (jobs.part != "search")]
     if finished.empty:
         raise ValueError("no cell of this preset is finished; run some first")
     used = pd.DataFrame([read_json(path) for path in finished.record], index=finished.index)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from nonsmooth import images, provenance, training, tuning
+from nonsmooth import images, training, tuning
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic, require_writable, write_json
 from nonsmooth.joblog import job_log
@@ -30,8 +30,7 @@ def search(
         tuning.trial_table(study).to_csv(temporary, index=False)
     # Four digits, which is what a person copies into a configuration.
     rate = float(f"{study.best_params['learning_rate']:.4g}")
-    used = provenance.usage(settings.device)
-    write_json(chosen, {"learning_rate": rate, "accuracy": study.best_value, "cell": cell.to_dict(), **used})
+    write_json(chosen, {"learning_rate": rate, "accuracy": study.best_value, "cell": cell.to_dict()})
 
 
 if __name__ == "__main__":
