@@ -53,7 +53,7 @@ class Project:
     def snakemake(self, *arguments: str, cores: int = 2, check: bool = True) -> subprocess.CompletedProcess:
         process = self.start(*arguments, cores=cores)
         try:
-            output, _ = process.communicate(timeout=600)
+            output, _ = process.communicate(timeout=1800)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
