@@ -107,7 +107,8 @@ def max_pool2d(
         case Hybrid(beta=beta, evaluation="composed"):
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
-            if geometry.tiles(input) and not is_transformed() and can_compile(input, geometry):
+            is_on_cpu = input.device.type == "cpu"
+            if is_on_cpu and geometry.tiles(input) and not is_transformed() and can_compile(input, geometry):
                 return CompiledComposedMaxPool2d.apply(input, geometry, beta)
             return composed_max_pool2d(input, geometry, beta)
         case Norm(derivative=derivative, evaluation=evaluation):

@@ -1,10 +1,14 @@
-"""Exact and composed max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time, on a CPU."""
+"""Max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time. Exact pooling on a CPU and on
+a GPU, composed pooling on a CPU."""
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -15,19 +19,47 @@ from nonsmooth.pooling.exact import JacobianProduct
 from nonsmooth.pooling.kernels import MOST_POSITIONS, TYPES, Shape, kernels
 from nonsmooth.pooling.windows import Geometry
 
+logger = logging.getLogger(__name__)
+
 
 def can_compile(input: Tensor, geometry: Geometry) -> bool:
-    """Whether the functions below can pool `input`: contiguous, on a CPU, in windows of 16 positions at most."""
+    """Whether the functions below can pool `input`: contiguous, in windows of 16 positions at most, where there are kernels."""
     return (
-        input.device.type == "cpu"
-        and input.dtype in TYPES
+        input.dtype in TYPES
         and input.is_contiguous()
         # With one channel both are true, and the layout of PyTorch's output depends on the strides.
         and not input.is_contiguous(memory_format=torch.channels_last)
         and math.prod(geometry.kernel) <= MOST_POSITIONS
         and not torch.compiler.is_compiling()
-        and kernels() is not None
+        and _has_kernels(input, geometry)
     )
+
+
+def _has_kernels(input: Tensor, geometry: Geometry) -> bool:
+    match input.device.type:
+        case "cpu":
+            return kernels() is not None
+        case "cuda":
+            _, size = _shape(input.shape, geometry, torch.get_num_threads())
+            return (
+                (on_gpu := gpu_kernels()) is not None
+                and max(input.numel(), size.numel()) <= on_gpu.MOST_VALUES
+                and on_gpu.are_right(input.device, input.dtype, tuple(input.shape[-2:]), geometry)
+            )
+    return False
+
+
+@cache
+def gpu_kernels() -> ModuleType | None:
+    """`triton_kernels`, which takes a while to import; None without Triton, as the log says, or if kernels are switched off."""
+    if os.environ.get("NONSMOOTH_COMPILED") == "0":
+        return None
+    try:
+        from nonsmooth.pooling import triton_kernels
+    except ImportError as error:
+        logger.warning("max pooling runs uncompiled, with the same bits but several times slower: %s", error)
+        return None
+    return triton_kernels
 
 
 def is_transformed() -> bool:
@@ -101,7 +133,7 @@ def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) ->
 
 
 class CompiledComposedMaxPool2d(torch.autograd.Function):
-    """`composed_max_pool2d` where `can_compile`, the windows tile the input, and nothing `is_transformed`.
+    """`composed_max_pool2d` on a CPU where `can_compile`, the windows tile the input, and nothing `is_transformed`.
 
     What is differentiated twice is computed by the plain path.
     """
@@ -138,7 +170,10 @@ def max_pool2d_with_codes(
     geometry = Geometry.of(kernel, stride, padding, dilation, ceil_mode)
     shape, size = _shape(input.shape, geometry, torch.get_num_threads())
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
-    kernels().forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape)
+    if input.is_cuda:
+        gpu_kernels().forward(input, output, codes, geometry)
+    else:
+        kernels().forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape)
     return output, codes
 
 
@@ -158,7 +193,10 @@ def max_pool2d_with_codes_backward(
     geometry = Geometry.of(kernel, stride, padding, dilation, ceil_mode)
     shape, _ = _shape(input.shape, geometry, torch.get_num_threads())
     grad, result = grad.contiguous(), torch.empty_like(input)
-    kernels().backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
+    if grad.is_cuda:
+        gpu_kernels().backward(grad, codes, result, geometry, beta)
+    else:
+        kernels().backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result
 
 
