@@ -170,13 +170,13 @@ def test_torch_compile_traces_the_plain_path(geometry: dict) -> None:
 # ------------------------------------------------------------------------------------------------- training
 
 
-def weights_after(cell: TrainingCell, images: Tensor, steps: int) -> str:
-    training.configure(training.Settings())
-    precision, model = PRECISIONS[cell.precision], training.initial_model(cell)
-    optimizer, scaler = training.build_optimizer(cell, model), precision.loss_scaler(CPU)
-    labels = torch.arange(len(images)) % 10
+def weights_after(cell: TrainingCell, images: Tensor, steps: int, device: torch.device = CPU) -> str:
+    training.configure(training.Settings(device=device.type))
+    precision, model = PRECISIONS[cell.precision], training.initial_model(cell).to(device)
+    optimizer, scaler = training.build_optimizer(cell, model), precision.loss_scaler(device)
+    images, labels = images.to(device), torch.arange(len(images), device=device) % 10
     for _ in range(steps):
-        with precision.arithmetic(CPU):
+        with precision.arithmetic(device):
             training.step(model, optimizer, scaler, precision, images, labels)
     return training.weights_hash(model)
 

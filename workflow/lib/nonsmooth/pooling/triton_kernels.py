@@ -239,6 +239,7 @@ def _error(device: torch.device, dtype: torch.dtype, size: tuple[int, int], geom
     few = torch.tensor([-1.0, -0.0, 0.0, 1.0, 1.0, torch.inf, -torch.inf, torch.nan], dtype=dtype)
     input = any_bits(shape)
     input[0] = few[torch.randint(len(few), shape[1:], generator=generator)]
+    input[0, 0] = -torch.inf
     try:
         with torch.cuda.device_of(torch.empty(0, device=device)):
             input = input.to(device)
