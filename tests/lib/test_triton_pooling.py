@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensorMode
 
 from nonsmooth.images import Images
 from nonsmooth.pooling import Hybrid, compiled, max_pool2d
-from nonsmooth.pooling.compiled import can_compile, gpu_kernels
+from nonsmooth.pooling.compiled import can_compile_on_gpu, gpu_kernels
 from nonsmooth.pooling.windows import Geometry
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -100,7 +100,7 @@ def test_a_gpu_that_fails_takes_the_plain_path_and_it_is_said_once(caplog: pytes
     with FakeTensorMode():
         input = torch.empty(2, 3, 10, 10, device="cuda")
         for _ in range(2):
-            assert not can_compile(input, Geometry.of(2, None, 0, 1, False))
+            assert not can_compile_on_gpu(input, Geometry.of(2, None, 0, 1, False))
         assert max_pool2d(input, 2, rule=Hybrid(10)).shape == (2, 3, 5, 5)
     (line,) = caplog.messages
     assert line.startswith("max pooling of torch.float32, (10, 10) on cuda")
@@ -127,7 +127,7 @@ def pool(case: Pooling, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
 def assert_same_as_plain(case: Pooling, beta: float) -> None:
     """The same as the plain path on the GPU and as the CPU; of what is NaN it is open which one."""
     on_gpu = Pooling(*(tensor.cuda() for tensor in case[:3]), case.geometry)
-    assert can_compile(on_gpu.input, Geometry.of(*case.geometry.values()))
+    assert can_compile_on_gpu(on_gpu.input, Geometry.of(*case.geometry.values()))
     results = [pool(on_gpu, beta), pool(case, beta)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "gpu_kernels", lambda: None)

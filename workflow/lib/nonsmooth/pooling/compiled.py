@@ -23,7 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 def can_compile(input: Tensor, geometry: Geometry) -> bool:
-    """Whether the functions below can pool `input`: contiguous, in windows of 16 positions at most, where there are kernels."""
+    """Whether the functions below can pool `input` on a CPU: contiguous, in windows of 16 positions at most."""
+    return input.device.type == "cpu" and _is_covered(input, geometry) and kernels() is not None
+
+
+def can_compile_on_gpu(input: Tensor, geometry: Geometry) -> bool:
+    """The same on a GPU, of exact pooling alone."""
+    if not input.is_cuda or not _is_covered(input, geometry) or (on_gpu := gpu_kernels()) is None:
+        return False
+    _, size = _shape(input.shape, geometry, torch.get_num_threads())
+    is_small = max(input.numel(), size.numel()) <= on_gpu.MOST_VALUES
+    return is_small and on_gpu.are_right(input.device, input.dtype, tuple(input.shape[-2:]), geometry)
+
+
+def _is_covered(input: Tensor, geometry: Geometry) -> bool:
     return (
         input.dtype in TYPES
         and input.is_contiguous()
@@ -31,22 +44,7 @@ def can_compile(input: Tensor, geometry: Geometry) -> bool:
         and not input.is_contiguous(memory_format=torch.channels_last)
         and math.prod(geometry.kernel) <= MOST_POSITIONS
         and not torch.compiler.is_compiling()
-        and _has_kernels(input, geometry)
     )
-
-
-def _has_kernels(input: Tensor, geometry: Geometry) -> bool:
-    match input.device.type:
-        case "cpu":
-            return kernels() is not None
-        case "cuda":
-            _, size = _shape(input.shape, geometry, torch.get_num_threads())
-            return (
-                (on_gpu := gpu_kernels()) is not None
-                and max(input.numel(), size.numel()) <= on_gpu.MOST_VALUES
-                and on_gpu.are_right(input.device, input.dtype, tuple(input.shape[-2:]), geometry)
-            )
-    return False
 
 
 @cache
@@ -69,7 +67,7 @@ def is_transformed() -> bool:
 
 
 class CompiledMaxPool2d(torch.autograd.Function):
-    """`ExactMaxPool2d` where `can_compile`, with codes of where the maxima are in place of indices.
+    """`ExactMaxPool2d` where `can_compile` or `can_compile_on_gpu`, with codes of where the maxima are in place of indices.
 
     What is differentiated twice or in forward mode is computed by the plain path.
     """
@@ -133,7 +131,7 @@ def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) ->
 
 
 class CompiledComposedMaxPool2d(torch.autograd.Function):
-    """`composed_max_pool2d` on a CPU where `can_compile`, the windows tile the input, and nothing `is_transformed`.
+    """`composed_max_pool2d` where `can_compile`, the windows tile the input, and nothing `is_transformed`.
 
     What is differentiated twice is computed by the plain path.
     """
