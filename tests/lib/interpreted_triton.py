@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_compiled_pooling import GEOMETRIES, case_of, patterns
+from test_compiled_pooling import GEOMETRIES, case_of, every_gradient, patterns
 from test_pooling import (
     BETAS,
     DTYPES,
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nonsmooth.pooling import triton_kernels
+from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.windows import Geometry
 
@@ -82,10 +83,48 @@ def test_any_bits(geometry: dict, dtype: torch.dtype) -> None:
 def test_every_gradient_of_16_bits(dtype: torch.dtype, beta: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """All 65,536 at one to four maxima: overflow, subnormal results, and halves between two numbers."""
     monkeypatch.setattr(triton_kernels, "BLOCK", 2**16)
-    grads = torch.arange(2**16).to(torch.int16).view(dtype).view(1, 256, 256, 1).repeat(1, 1, 1, 4)
-    ties = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=dtype)
-    windows = ties.view(4, 2, 2).movedim(0, 1).reshape(2, 8)
-    assert_same_as_plain(Pooling(windows.repeat(1, 256, 256, 1), windows, grads, tiling((2, 2))), beta)
+    grads, windows = every_gradient(dtype)
+    assert_same_as_plain(Pooling(windows, windows, grads, tiling((2, 2))), beta)
+
+
+# ---------------------------------------------------------------------------------------------------- composed
+
+
+def assert_same_as_composition(input: Tensor, grad: Tensor, geometry: Geometry, beta: float) -> None:
+    leaf = input.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(composed_max_pool2d(leaf, geometry, beta), leaf, grad)
+    output, codes = torch.empty_like(grad), torch.empty_like(grad, dtype=torch.int16)
+    triton_kernels.forward(input, output, codes, geometry)
+    result = torch.full_like(input, 7)
+    triton_kernels.composed_backward(grad, codes.masked_fill_(output.isnan(), 0), result, geometry, beta)
+    assert_same_bits_up_to_nan(result, expected)
+
+
+@thorough
+@given(
+    dtype=st.sampled_from(DTYPES),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    windows=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    kind=st.sampled_from(["ties", "relu", "noise", "special", "bits"]),
+    of_gradients=st.sampled_from(["ties", "extreme", "noise", "special", "bits"]),
+    beta=st.sampled_from(BETAS) | st.floats(-1e5, 1e5),
+    seed=st.integers(0, 1000),
+)
+def test_composed_gradients(dtype, kernel, windows, kind, of_gradients, beta, seed) -> None:
+    def drawn(size: tuple[int, ...], what: str, seed: int) -> Tensor:
+        return patterns(size, dtype, seed) if what == "bits" else fill(size, what, seed, dtype)
+
+    input = drawn((2, 10, windows[0] * kernel[0], windows[1] * kernel[1]), kind, seed)
+    grad = drawn((2, 10, *windows), of_gradients, seed + 1)
+    assert_same_as_composition(input, grad, Geometry.of(kernel, None, 0, 1, False), beta)
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1000.0, 1e-6, -2.5])
+def test_every_composed_gradient_of_16_bits(dtype: torch.dtype, beta: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernels, "BLOCK", 2**16)
+    grads, windows = every_gradient(dtype)
+    assert_same_as_composition(windows, grads, Geometry.of(2, None, 0, 1, False), beta)
 
 
 # ---------------------------------------------------------------------------------------------------- self-check
@@ -93,8 +132,12 @@ def test_every_gradient_of_16_bits(dtype: torch.dtype, beta: float, monkeypatch:
 OVERLAPPING = Geometry.of(3, 2, 1, 1, False)
 
 
-def is_right(dtype: torch.dtype, geometry: Geometry = OVERLAPPING) -> bool:
-    return triton_kernels.are_right(CPU, dtype, (6, 5), geometry)
+TILING = Geometry.of(2, None, 0, 1, False)
+PROGRAMS = {"overlapping": (OVERLAPPING, False), "tiling": (TILING, False), "composed": (TILING, True)}
+
+
+def is_right(dtype: torch.dtype, geometry: Geometry = OVERLAPPING, is_composed: bool = False) -> bool:
+    return triton_kernels.are_right(CPU, dtype, (6, 8), geometry, is_composed)
 
 
 class Watcher(TorchDispatchMode):
@@ -103,15 +146,17 @@ class Watcher(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("geometry", [OVERLAPPING, Geometry.of(2, None, 0, 1, False)], ids=["overlapping", "tiling"])
-def test_the_kernels_are_found_right_and_nobody_sees_it(dtype: torch.dtype, geometry: Geometry) -> None:
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_the_kernels_are_found_right_and_nobody_sees_it(program: tuple[Geometry, bool], dtype: torch.dtype) -> None:
     with Watcher():
-        assert is_right(dtype, geometry)
+        assert is_right(dtype, *program)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["forward", "backward"])
-def test_one_wrong_bit_is_found_and_said_once(name: str, dtype: torch.dtype, monkeypatch, caplog) -> None:
+@pytest.mark.parametrize(
+    ("name", "program"), [("forward", "tiling"), ("backward", "overlapping"), ("composed_backward", "composed")]
+)
+def test_one_wrong_bit_is_found_and_said_once(name: str, program: str, dtype: torch.dtype, monkeypatch, caplog) -> None:
     real = getattr(triton_kernels, name)
 
     def wrong(*given) -> None:
@@ -122,10 +167,10 @@ def test_one_wrong_bit_is_found_and_said_once(name: str, dtype: torch.dtype, mon
 
     monkeypatch.setattr(triton_kernels, name, wrong)
     with caplog.at_level(logging.WARNING):
-        assert not is_right(dtype)
-        assert not is_right(dtype)
+        assert not is_right(dtype, *PROGRAMS[program])
+        assert not is_right(dtype, *PROGRAMS[program])
     (line,) = caplog.messages
-    assert line.startswith(f"max pooling of {dtype}, (6, 5) on cpu")
+    assert line.startswith(f"{'composed' if program == 'composed' else 'exact'} max pooling of {dtype}, (6, 8) on cpu")
     assert line.endswith("another result on this machine")
 
 

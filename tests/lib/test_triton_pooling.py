@@ -1,4 +1,4 @@
-"""Exact max pooling on a GPU: the kernels in Triton's interpreter, what they are compiled to, and, where there is a GPU, their bits."""
+"""Max pooling on a GPU: the kernels in Triton's interpreter, what they are compiled to, and, where there is a GPU, their bits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_compiled_pooling import GEOMETRIES, case_of, patterns, weights_after
+from test_compiled_pooling import GEOMETRIES, case_of, every_gradient, patterns, weights_after
 from test_pooling import DTYPES, SIXTEEN_BITS, Pooling, assert_same_bits_up_to_nan, fill, tiling
 from torch._subclasses import FakeTensorMode
 
 from nonsmooth.images import Images
-from nonsmooth.pooling import Hybrid, compiled, max_pool2d
+from nonsmooth.pooling import Hybrid, Rule, compiled, max_pool2d
 from nonsmooth.pooling.compiled import can_compile_on_gpu, gpu_kernels
 from nonsmooth.pooling.windows import Geometry
 
@@ -61,16 +61,17 @@ LOOSE = re.compile(r"^.*\b(?:fma|mad\.f|\w+\.ftz|\w+\.approx|div\.full).*$", re.
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["forward", "backward", "composed_backward"])
 def test_every_operation_rounds_as_ieee_says(
     name: str, dtype: torch.dtype, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for geometry in (tiling((2, 2)), GEOMETRIES["overlapping"]):
+    for geometry in (tiling((2, 2)), GEOMETRIES["overlapping"])[: 1 if name == "composed_backward" else 2]:
         made = assembly(name, dtype, geometry, capability)
         assert not LOOSE.findall(made)
-        if name == "backward":
-            assert {"mul.rn.f64", "div.rn.f64", "add.rn.f64"} <= set(re.findall(r"[\w.]+", made))
+        if name != "forward":
+            wide = "f64" if name == "backward" or dtype == torch.float64 else "f32"
+            assert {f"mul.rn.{wide}", f"div.rn.{wide}", f"add.rn.{wide}"} <= set(re.findall(r"[\w.]+", made))
 
 
 def test_what_is_asked_of_the_compiler_makes_the_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +104,7 @@ def test_a_gpu_that_fails_takes_the_plain_path_and_it_is_said_once(caplog: pytes
             assert not can_compile_on_gpu(input, Geometry.of(2, None, 0, 1, False))
         assert max_pool2d(input, 2, rule=Hybrid(10)).shape == (2, 3, 5, 5)
     (line,) = caplog.messages
-    assert line.startswith("max pooling of torch.float32, (10, 10) on cuda")
+    assert line.startswith("exact max pooling of torch.float32, (10, 10) on cuda")
 
 
 def test_it_is_switched_off_like_that_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,50 +119,51 @@ def test_it_is_switched_off_like_that_of_a_cpu(monkeypatch: pytest.MonkeyPatch) 
 # ------------------------------------------------------------------------------------------------- on a GPU
 
 
-def pool(case: Pooling, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+def pool(case: Pooling, rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
     input = case.differentiable()
-    output = max_pool2d(input, **case.geometry, rule=Hybrid(beta))
+    output = max_pool2d(input, **case.geometry, rule=rule)
     return output.detach(), torch.autograd.grad(output, input, case.grad)[0]
 
 
-def assert_same_as_plain(case: Pooling, beta: float) -> None:
-    """The same as the plain path on the GPU and as the CPU; of what is NaN it is open which one."""
-    on_gpu = Pooling(*(tensor.cuda() for tensor in case[:3]), case.geometry)
-    assert can_compile_on_gpu(on_gpu.input, Geometry.of(*case.geometry.values()))
-    results = [pool(on_gpu, beta), pool(case, beta)]
+def assert_same_as_plain(case: Pooling, rule: Hybrid) -> None:
+    """The same as the plain path on the GPU, and exact as on the CPU; of what is NaN it is open which one."""
+    on_gpu, is_composed = Pooling(*(tensor.cuda() for tensor in case[:3]), case.geometry), rule.evaluation == "composed"
+    assert can_compile_on_gpu(on_gpu.input, Geometry.of(*case.geometry.values()), is_composed)
+    found, expected = pool(on_gpu, rule), [] if is_composed else [pool(case, rule)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "gpu_kernels", lambda: None)
-        results.append(pool(on_gpu, beta))
-    for other in results[1:]:
-        for found, expected in zip(results[0], other, strict=True):
-            assert_same_bits_up_to_nan(found.cpu(), expected.cpu())
+        expected.append(pool(on_gpu, rule))
+    for other in expected:
+        for ours, theirs in zip(found, other, strict=True):
+            assert_same_bits_up_to_nan(ours.cpu(), theirs.cpu())
 
 
 @needs_gpu
 @geometries
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_any_bits(geometry: dict, dtype: torch.dtype) -> None:
-    shape = (5, 37, 40, 51)
+    shape = (5, 37, 40, 48)
     for seed, kind in enumerate(["ties", "special", "relu", "noise"]):
         noise = case_of(fill(shape, kind, seed, dtype), geometry, lambda size: fill(size, "noise", 1, dtype))
         any_bits = case_of(patterns(shape, dtype, seed), geometry, lambda size: patterns(size, dtype, 1))
         for case in (noise, any_bits):
-            assert_same_as_plain(case, 1000.1)
+            assert_same_as_plain(case, Hybrid(1000.1))
+            if geometry in (GEOMETRIES["tiling"], GEOMETRIES["wide"]):
+                assert_same_as_plain(case, Hybrid(1000.1, "composed"))
 
 
 @needs_gpu
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0, 1000.0, 1e4, 1e-6, -2.5])
-def test_every_gradient_of_16_bits(dtype: torch.dtype, beta: float) -> None:
-    grads = torch.arange(2**16).to(torch.int16).view(dtype).view(1, 256, 256, 1).repeat(1, 1, 1, 4)
-    ties = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=dtype)
-    windows = ties.view(4, 2, 2).movedim(0, 1).reshape(2, 8)
-    assert_same_as_plain(Pooling(windows.repeat(1, 256, 256, 1), windows, grads, tiling((2, 2))), beta)
+@pytest.mark.parametrize("evaluation", ["exact", "composed"])
+def test_every_gradient_of_16_bits(dtype: torch.dtype, beta: float, evaluation: str) -> None:
+    grads, windows = every_gradient(dtype)
+    assert_same_as_plain(Pooling(windows, windows, grads, tiling((2, 2))), Hybrid(beta, evaluation))
 
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "mixed16", "tf32", "float32", "float64"])
-@pytest.mark.parametrize("rule", ["minimal", "hybrid-10000-exact"])
+@pytest.mark.parametrize("rule", ["minimal", "hybrid-10000-exact", "hybrid-10-composed"])
 def test_training_gives_the_same_weights(
     precision: str, rule: str, make_cell, train_set: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:

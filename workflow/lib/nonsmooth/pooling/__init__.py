@@ -113,7 +113,8 @@ def max_pool2d(
         case Hybrid(beta=beta, evaluation="composed"):
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
-            if geometry.tiles(input) and not is_transformed() and can_compile(input, geometry):
+            is_covered = geometry.tiles(input) and not is_transformed()
+            if is_covered and (can_compile(input, geometry) or can_compile_on_gpu(input, geometry, is_composed=True)):
                 return CompiledComposedMaxPool2d.apply(input, geometry, beta)
             return composed_max_pool2d(input, geometry, beta)
         case Norm(derivative=derivative, evaluation=evaluation):

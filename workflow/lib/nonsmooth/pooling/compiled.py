@@ -1,5 +1,4 @@
-"""Max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time. Exact pooling on a CPU and on
-a GPU, composed pooling on a CPU."""
+"""Exact and composed max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nonsmooth.eager import custom_op
-from nonsmooth.pooling.composed import composed_max_pool2d
+from nonsmooth.pooling.composed import combined, composed_max_pool2d
 from nonsmooth.pooling.exact import JacobianProduct
 from nonsmooth.pooling.kernels import MOST_POSITIONS, TYPES, Shape, kernels
 from nonsmooth.pooling.windows import Geometry
@@ -27,13 +26,13 @@ def can_compile(input: Tensor, geometry: Geometry) -> bool:
     return input.device.type == "cpu" and _is_covered(input, geometry) and kernels() is not None
 
 
-def can_compile_on_gpu(input: Tensor, geometry: Geometry) -> bool:
-    """The same on a GPU, of exact pooling alone."""
+def can_compile_on_gpu(input: Tensor, geometry: Geometry, is_composed: bool = False) -> bool:
+    """The same on a GPU; there composed pooling has kernels of its own."""
     if not input.is_cuda or not _is_covered(input, geometry) or (on_gpu := gpu_kernels()) is None:
         return False
     _, size = _shape(input.shape, geometry, torch.get_num_threads())
     is_small = max(input.numel(), size.numel()) <= on_gpu.MOST_VALUES
-    return is_small and on_gpu.are_right(input.device, input.dtype, tuple(input.shape[-2:]), geometry)
+    return is_small and on_gpu.are_right(input.device, input.dtype, tuple(input.shape[-2:]), geometry, is_composed)
 
 
 def _is_covered(input: Tensor, geometry: Geometry) -> bool:
@@ -131,7 +130,7 @@ def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) ->
 
 
 class CompiledComposedMaxPool2d(torch.autograd.Function):
-    """`composed_max_pool2d` where `can_compile`, the windows tile the input, and nothing `is_transformed`.
+    """`composed_max_pool2d` where `can_compile` or `can_compile_on_gpu`, the windows tile the input, and nothing `is_transformed`.
 
     What is differentiated twice is computed by the plain path.
     """
@@ -202,6 +201,9 @@ def max_pool2d_with_codes_backward(
 def composed_with_codes(input: Tensor, kernel: Sequence[int], beta: float) -> tuple[Tensor, Tensor]:
     """The combination of two poolings of windows that tile the input, and codes, which are 0 where a window has a NaN."""
     geometry = Geometry.of(kernel, None, 0, 1, False)
+    if input.is_cuda:
+        native, codes = max_pool2d_with_codes(input, *geometry)
+        return combined(native, input, kernel, beta), codes.masked_fill_(native.isnan(), 0)
     shape, size = _shape(input.shape, geometry, torch.get_num_threads())
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
     has_negative_zero = kernels().composed[input.dtype](
@@ -218,9 +220,13 @@ def composed_with_codes_backward(
     grad: Tensor, input: Tensor, codes: Tensor, kernel: Sequence[int], beta: float
 ) -> Tensor:
     """The gradient of the input that autodiff computes for the composition; `input` says no more than its shape and type."""
-    shape, _ = _shape(input.shape, Geometry.of(kernel, None, 0, 1, False), torch.get_num_threads())
+    geometry = Geometry.of(kernel, None, 0, 1, False)
+    shape, _ = _shape(input.shape, geometry, torch.get_num_threads())
     grad, result = grad.contiguous(), torch.empty_like(input)
-    kernels().composed_backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
+    if grad.is_cuda:
+        gpu_kernels().composed_backward(grad, codes, result, geometry, beta)
+    else:
+        kernels().composed_backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result
 
 

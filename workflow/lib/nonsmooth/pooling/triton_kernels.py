@@ -1,7 +1,8 @@
-"""Exact max pooling by Triton kernels: the bits of the plain path in one pass forward and one backward, on a GPU.
+"""Max pooling by Triton kernels, the bits of the plain paths on a GPU: exact pooling in one pass forward and one backward, and the
+gradient of composed pooling in one.
 
-Codes and their order are those of `kernels.cpp`. Nothing is left to a GPU's freedom: maxima are chosen by comparing integers, the
-gradient is computed in float64 without contracted operations, and every input value adds up what its windows send in one order.
+Codes and their order are those of `kernels.cpp`. Nothing is left to a GPU's freedom: maxima are chosen by comparing integers,
+operations are not contracted, and every input value adds up what its windows send in one order.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import transposed_jacobian
 from nonsmooth.pooling.windows import WIDE, Geometry
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Offsets have 32 bits.
 MOST_VALUES = 2**30
 BLOCK = 512
+TESTED_BETA = 1000.1
 # A contracted multiplication and addition would round once where the plain path rounds twice.
 OPTIONS = {"enable_fp_fusion": False}
 # Bits of the significand that are stored.
@@ -115,6 +118,15 @@ def _narrow(value, SIZE: tl.constexpr, SIGNIFICAND: tl.constexpr):
         return (number | tl.where(bits < 0, 0x8000, 0)).to(tl.int16)
 
 
+@triton.jit
+def _count(code, POSITIONS: tl.constexpr):
+    """The maxima in a code."""
+    maxima = code & 1
+    for position in tl.static_range(1, POSITIONS):
+        maxima += (code >> position) & 1
+    return maxima
+
+
 @triton.jit(do_not_specialize=["values"])
 def backward_kernel(
     grad, codes, result, beta, values,
@@ -148,10 +160,7 @@ def backward_kernel(
         window = (plane * ROWS + window_row) * COLUMNS + window_column
         code = tl.load(codes + window, mask=sees, other=0).to(tl.int32) & 0xFFFF
         gradient = _widen(tl.load(grad + window, mask=sees, other=0), SIZE, SIGNIFICAND)
-        maxima = tl.zeros([BLOCK], tl.int32)
-        for position in tl.static_range(KERNEL_HEIGHT * KERNEL_WIDTH):
-            maxima += (code >> position) & 1
-        count = maxima.to(tl.float64)
+        count = _count(code, KERNEL_HEIGHT * KERNEL_WIDTH).to(tl.float64)
         here = code & (1 << tl.where(sees, i * KERNEL_WIDTH + j, 0))
         is_argmax = here == (code & -code)
         weight = tl.where(is_argmax, count - factor * (count - 1.0), factor)
@@ -164,6 +173,44 @@ def backward_kernel(
     tl.store(result + value, _narrow(sums, SIZE, SIGNIFICAND), mask=is_value)
 
 
+@triton.jit
+def _rounded(value, SIZE: tl.constexpr, SIGNIFICAND: tl.constexpr):
+    """The float32 result of an operation in 16 bits, or one that is rounded already."""
+    if SIZE == 2:
+        return _widen(_narrow(value.to(tl.float64), SIZE, SIGNIFICAND), SIZE, SIGNIFICAND).to(tl.float32)
+    else:
+        return value
+
+
+@triton.jit(do_not_specialize=["values"])
+def composed_backward_kernel(
+    grad, codes, result, beta, values,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    KERNEL_HEIGHT: tl.constexpr, KERNEL_WIDTH: tl.constexpr, STRIDE_HEIGHT: tl.constexpr, STRIDE_WIDTH: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr, DILATION_HEIGHT: tl.constexpr, DILATION_WIDTH: tl.constexpr,
+    SIZE: tl.constexpr, SIGNIFICAND: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What autodiff makes of the composition of two poolings, in windows that tile the input; as `Composed` of `kernels.cpp`."""
+    value = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    is_value = value < values
+    row, column = value // WIDTH % HEIGHT, value % WIDTH
+    window = (value // (HEIGHT * WIDTH) * ROWS + row // KERNEL_HEIGHT) * COLUMNS + column // KERNEL_WIDTH
+    code = tl.load(codes + window, mask=is_value, other=0).to(tl.int32) & 0xFFFF
+    here = code & (1 << (row % KERNEL_HEIGHT * KERNEL_WIDTH + column % KERNEL_WIDTH))
+
+    wide: tl.constexpr = tl.float64 if SIZE == 8 else tl.float32
+    factor = tl.load(beta)
+    gradient = _widen(tl.load(grad + window, mask=is_value, other=0), SIZE, SIGNIFICAND).to(wide)
+    count = _count(code, KERNEL_HEIGHT * KERNEL_WIDTH).to(wide)
+    # Without a maximum 0 / 0.
+    total = _rounded(factor.to(wide) * gradient, SIZE, SIGNIFICAND) * tl.where(count > 0, 1.0, 0.0).to(wide)
+    share = _rounded(total / count if SIZE == 8 else tl.div_rn(total, count), SIZE, SIGNIFICAND)
+    alone = _rounded((1.0 - factor).to(wide) * gradient, SIZE, SIGNIFICAND)
+    to_minimal = tl.where(here != 0, share, share * 0.0)
+    to_native = tl.where((here != 0) & (here == (code & -code)), alone, 0.0) + 0.0
+    tl.store(result + value, _narrow((to_minimal + to_native).to(tl.float64), SIZE, SIGNIFICAND), mask=is_value)
+
+
 # ---------------------------------------------------------------------------------------------------- launches
 
 
@@ -174,10 +221,17 @@ def forward(input: Tensor, output: Tensor, codes: Tensor, geometry: Geometry) ->
 
 def backward(grad: Tensor, codes: Tensor, result: Tensor, geometry: Geometry, beta: float) -> None:
     """Write the transposed hybrid Jacobian times `grad`, shaped like the input; all tensors are contiguous."""
+    _launch_backward(backward_kernel, grad, codes, result, geometry, beta)
+
+
+def composed_backward(grad: Tensor, codes: Tensor, result: Tensor, geometry: Geometry, beta: float) -> None:
+    """The same of composed pooling, for windows that tile the input; codes are 0 where a window has a NaN."""
+    _launch_backward(composed_backward_kernel, grad, codes, result, geometry, beta)
+
+
+def _launch_backward(kernel, grad: Tensor, codes: Tensor, result: Tensor, geometry: Geometry, beta: float) -> None:
     factor = _on_device(beta, grad.device)
-    _launch(
-        backward_kernel, result.numel(), _bits(grad), codes, _bits(result), factor, **constants(result, grad, geometry)
-    )
+    _launch(kernel, result.numel(), _bits(grad), codes, _bits(result), factor, **constants(result, grad, geometry))
 
 
 def _launch(kernel, number: int, *tensors: Tensor, **constants: int) -> None:
@@ -211,22 +265,26 @@ def _on_device(number: float, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def are_right(device: torch.device, dtype: torch.dtype, size: tuple[int, int], geometry: Geometry) -> bool:
+def are_right(
+    device: torch.device, dtype: torch.dtype, size: tuple[int, int], geometry: Geometry, is_composed: bool = False
+) -> bool:
     """Whether the kernels pool planes of this `size` to the bits of the plain path; if not, the log says so once.
 
     In a thread of its own, so that nothing that watches PyTorch's operations sees it.
     """
     with ThreadPoolExecutor(1) as thread:
-        error = thread.submit(_error, device, dtype, size, geometry).result()
+        error = thread.submit(_error, device, dtype, size, geometry, is_composed).result()
     if error is not None:
         logger.warning(
-            "max pooling of %s, %s on %s in %s runs without Triton, with the same bits but several times slower: %s",
-            dtype, size, device, geometry, error,
+            "%s max pooling of %s, %s on %s in %s runs without Triton, with the same bits but several times slower: %s",
+            "composed" if is_composed else "exact", dtype, size, device, geometry, error,
         )  # fmt: skip
     return error is None
 
 
-def _error(device: torch.device, dtype: torch.dtype, size: tuple[int, int], geometry: Geometry) -> str | None:
+def _error(
+    device: torch.device, dtype: torch.dtype, size: tuple[int, int], geometry: Geometry, is_composed: bool
+) -> str | None:
     """What is wrong, of planes of few values, zeros of both signs and NaN among them, and planes and gradients of any bits."""
     generator = torch.Generator().manual_seed(0)
 
@@ -241,15 +299,21 @@ def _error(device: torch.device, dtype: torch.dtype, size: tuple[int, int], geom
     input[0] = few[torch.randint(len(few), shape[1:], generator=generator)]
     input[0, 0] = -torch.inf
     try:
-        with torch.cuda.device_of(torch.empty(0, device=device)):
-            input = input.to(device)
+        input = input.to(device)
+        with torch.cuda.device_of(input):
             output, indices = torch.ops.aten.max_pool2d_with_indices(input, *geometry)
             grad = any_bits(output.shape).to(device)
             pooled, codes = torch.empty_like(output), torch.empty_like(output, dtype=torch.int16)
-            forward(input, pooled, codes, geometry)
             result = torch.empty_like(input)
-            backward(grad, codes, result, geometry, 1000.1)
-            plain = transposed_jacobian(grad, input, output, indices, *geometry[:4], 1000.1)
+            forward(input, pooled, codes, geometry)
+            if is_composed:
+                codes.masked_fill_(pooled.isnan(), 0)
+                composed_backward(grad, codes, result, geometry, TESTED_BETA)
+                leaf = input.requires_grad_()
+                (plain,) = torch.autograd.grad(composed_max_pool2d(leaf, geometry, TESTED_BETA), leaf, grad)
+            else:
+                backward(grad, codes, result, geometry, TESTED_BETA)
+                plain = transposed_jacobian(grad, input, output, indices, *geometry[:4], TESTED_BETA)
             if not (_same_bits(pooled, output) and _same_bits(result, plain)):
                 return "another result on this machine"
     except Exception as error:  # whatever Triton raises where it cannot compile
