@@ -35,6 +35,8 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 # ---------------------------------------------------------------------------------------------------- kernels
 
+# They are compiled for planes of one size and any number of them, so that the self-check below runs what pools all batches.
+
 
 @triton.jit
 def _key(bits, SIZE: tl.constexpr, SIGNIFICAND: tl.constexpr):
@@ -190,7 +192,8 @@ def composed_backward_kernel(
     TOP: tl.constexpr, LEFT: tl.constexpr, DILATION_HEIGHT: tl.constexpr, DILATION_WIDTH: tl.constexpr,
     SIZE: tl.constexpr, SIGNIFICAND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What autodiff makes of the composition of two poolings, in windows that tile the input; as `Composed` of `kernels.cpp`."""
+    """What autodiff makes of the composition of two poolings, in windows that tile the input; the operations of `Composed` in
+    `kernels.cpp`."""
     value = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_value = value < values
     row, column = value // WIDTH % HEIGHT, value % WIDTH
