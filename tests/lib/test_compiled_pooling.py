@@ -84,6 +84,13 @@ def case_of(input: Tensor, geometry: dict, grad: Callable[[tuple[int, ...]], Ten
     return Pooling(input, input, grad((*input.shape[:-2], *size)), geometry)
 
 
+def every_gradient(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """All 65,536 of a 16-bit type, and windows of 2 x 2 for them with one to four maxima."""
+    grads = torch.arange(2**16).to(torch.int16).view(dtype).view(1, 256, 256, 1).repeat(1, 1, 1, 4)
+    ties = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=dtype)
+    return grads, ties.view(4, 2, 2).movedim(0, 1).reshape(2, 8).repeat(1, 256, 256, 1)
+
+
 @needs_kernels
 @thorough
 @given(poolings(grads=("ties", "extreme", "noise", "special")), st.sampled_from(BETAS) | st.floats(-1e4, 1e4))
@@ -127,10 +134,8 @@ def test_any_bits(geometry: dict, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0, 1000.0, 1e4, 1e-6, -2.5])
 def test_every_gradient_of_16_bits(dtype: torch.dtype, beta: float) -> None:
     """All 65,536 at one to four maxima: overflow, subnormal results, and halves between two numbers."""
-    grads = torch.arange(2**16).to(torch.int16).view(dtype).view(1, 256, 256, 1).repeat(1, 1, 1, 4)
-    ties = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=dtype)
-    windows = ties.view(4, 2, 2).movedim(0, 1).reshape(2, 8)
-    assert_same_as_plain(Pooling(windows.repeat(1, 256, 256, 1), windows, grads, tiling((2, 2))), beta)
+    grads, windows = every_gradient(dtype)
+    assert_same_as_plain(Pooling(windows, windows, grads, tiling((2, 2))), beta)
 
 
 @needs_kernels
@@ -170,13 +175,13 @@ def test_torch_compile_traces_the_plain_path(geometry: dict) -> None:
 # ------------------------------------------------------------------------------------------------- training
 
 
-def weights_after(cell: TrainingCell, images: Tensor, steps: int) -> str:
-    training.configure(training.Settings())
-    precision, model = PRECISIONS[cell.precision], training.initial_model(cell)
-    optimizer, scaler = training.build_optimizer(cell, model), precision.loss_scaler(CPU)
-    labels = torch.arange(len(images)) % 10
+def weights_after(cell: TrainingCell, images: Tensor, steps: int, device: torch.device = CPU) -> str:
+    training.configure(training.Settings(device=device.type))
+    precision, model = PRECISIONS[cell.precision], training.initial_model(cell).to(device)
+    optimizer, scaler = training.build_optimizer(cell, model), precision.loss_scaler(device)
+    images, labels = images.to(device), torch.arange(len(images), device=device) % 10
     for _ in range(steps):
-        with precision.arithmetic(CPU):
+        with precision.arithmetic(device):
             training.step(model, optimizer, scaler, precision, images, labels)
     return training.weights_hash(model)
 

@@ -33,12 +33,14 @@ def test_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
         return pool
 
     monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: now))
-    monkeypatch.setattr(benchmark, "programs", lambda _: {name: program(name) for name in seconds})
-    table = benchmark.measure(SIZE, benchmark.TILING, torch.float16, rounds=5).set_index("program")
+    monkeypatch.setattr(benchmark, "programs", lambda *_: {name: program(name) for name in seconds})
+    table = benchmark.measure(SIZE, benchmark.TILING, torch.float16, rounds=5, bandwidth=1e6).set_index("program")
     assert table.median_ms.round(9).to_dict() == {"native": 2.0, "compiled": 1.0}
     assert table.quartile1_ms.round(9).to_dict() == {"native": 2.0, "compiled": 1.0}
     assert table.quartile3_ms.round(9).to_dict() == {"native": 3.0, "compiled": 1.0}
     assert table.ratio_to_native.round(9).to_dict() == {"native": 1.0, "compiled": 0.5}
+    # 384 values, 96 windows with their codes, forward and backward: 2304 bytes in 2.304 ms.
+    assert table.ratio_to_copy.round(9).to_dict() == {"native": round(2 / 2.304, 9), "compiled": round(1 / 2.304, 9)}
     case = table.iloc[0][["shape", "kernel", "stride", "padding", "dtype", "rounds"]]
     assert case.tolist() == ["2x3x8x8", 2, 2, 0, "float16", 5]
 
@@ -57,6 +59,6 @@ def test_programs(dtype: torch.dtype) -> None:
         for name, output in outputs.items():
             bound = 21 * unit * output.abs() if name.startswith("composed") else torch.zeros_like(output)
             assert ((output - outputs["native"]).abs() <= bound).all(), name
-        table = benchmark.measure(SIZE, geometry, dtype, rounds=2)
+        table = benchmark.measure(SIZE, geometry, dtype, rounds=2, bandwidth=benchmark.copy_bandwidth(benchmark.CPU, 2))
         assert set(table.program) == programs.keys()
         assert (table.median_ms > 0).all()

@@ -23,9 +23,11 @@ rule benchmark_pooling:
     resources:
         mem_mb=3000,
         runtime=30,
+        gpu=CELL_GPUS,
+        gpu_slots=WHOLE_GPU,
     params:
+        settings=SETTINGS,
         rounds=30,
-        threads=SETTINGS["threads"],
     message:
         "Time max pooling on this machine"
     script:

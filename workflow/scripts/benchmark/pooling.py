@@ -1,7 +1,8 @@
-"""Time of max pooling, forward and backward, on a CPU: exact and composed, plain and compiled, as ratios to PyTorch's own.
+"""Time of max pooling, forward and backward: exact and composed, plain and compiled, as ratios to PyTorch's own, and to the time that
+the bytes of exact pooling take to copy.
 
 Every round runs each program twice, in turn, so that a noisy machine disturbs all alike, and times the second run, so that none
-pays for what another left in the caches. Inputs are what a ReLU leaves of normal numbers, so that windows tie at zero. In 16
+pays for what another left in the caches. On a GPU a batch is so large that kernels take longer than to launch them. Inputs are what a ReLU leaves of normal numbers, so that windows tie at zero. In 16
 bits, too, native is PyTorch's own kernel.
 """
 
@@ -15,51 +16,84 @@ from torch import Tensor
 from nonsmooth import provenance, training
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.leases import lease
 from nonsmooth.pooling import Hybrid, max_pool2d
+from nonsmooth.pooling.compiled import gpu_kernels
 from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.kernels import TYPES, kernels
 from nonsmooth.pooling.windows import Geometry
 
 BETA = 10
+CPU = torch.device("cpu")
+BATCHES = {"cpu": 128, "cuda": 2048}
 TILING, OVERLAPPING = Geometry.of(2, None, 0, 1, False), Geometry.of(3, 2, 1, 1, False)
 # LeNet-5's first pooling, VGG11's first and third, and the first one of a ResNet.
 CASES = (
-    ((128, 6, 24, 24), TILING),
-    ((128, 64, 32, 32), TILING),
-    ((128, 256, 8, 8), TILING),
-    ((128, 64, 32, 32), OVERLAPPING),
+    ((6, 24, 24), TILING),
+    ((64, 32, 32), TILING),
+    ((256, 8, 8), TILING),
+    ((64, 32, 32), OVERLAPPING),
 )
 
 
-def programs(geometry: Geometry) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What is timed, by name; composed needs windows that tile the input, and compiled a compiler."""
+def programs(geometry: Geometry, device: torch.device = CPU) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What is timed, by name; composed needs windows that tile the input, and compiled a compiler, and composed compiled a CPU."""
     found: dict[str, Callable[[Tensor], Tensor]] = {
         "native": lambda input: torch.nn.functional.max_pool2d(input, *geometry),
         "exact": lambda input: ExactMaxPool2d.apply(input, geometry, BETA)[0],
     }
     if geometry == TILING:
         found["composed"] = lambda input: composed_max_pool2d(input, geometry, BETA)
-    if kernels() is not None:
+    if (kernels if device.type == "cpu" else gpu_kernels)() is not None:
         found["exact compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA))
-        if geometry == TILING:
+        if geometry == TILING and device.type == "cpu":
             found["composed compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA, "composed"))
     return found
 
 
-def measure(size: tuple[int, ...], geometry: Geometry, dtype: torch.dtype, rounds: int) -> pd.DataFrame:
-    """Median and quartiles (milliseconds) of each program, and the ratio of its median to that of PyTorch's own pooling."""
+def copy_bandwidth(device: torch.device, rounds: int) -> float:
+    """Bytes that PyTorch's copy reads and writes in a second; the median of `rounds`."""
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(rounds):
+        started = now(device)
+        target.copy_(source)
+        seconds.append(now(device) - started)
+    return 2 * source.nbytes / pd.Series(seconds).median()
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def measure(
+    size: tuple[int, ...],
+    geometry: Geometry,
+    dtype: torch.dtype,
+    rounds: int,
+    bandwidth: float,
+    device: torch.device = CPU,
+) -> pd.DataFrame:
+    """Median and quartiles (milliseconds) of each program, and the ratios of its median to that of PyTorch's own pooling, and to the
+    time of as many bytes at `bandwidth` as exact pooling reads and writes: values, gradients, and a code of 2 bytes per window,
+    forward and backward."""
     generator = torch.Generator().manual_seed(0)
-    input = torch.randn(size, generator=generator).relu().to(dtype).requires_grad_()
+    input = torch.randn(size, generator=generator).relu().to(device, dtype).requires_grad_()
     grad = torch.randn_like(torch.nn.functional.max_pool2d(input, *geometry))
-    running = programs(geometry)
+    running = programs(geometry, device)
     seconds: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(rounds):
         for name, pool in running.items():
             for _ in range(2):
-                started = time.perf_counter()
+                started = now(device)
                 torch.autograd.grad(pool(input), input, grad)
-            seconds[name].append(time.perf_counter() - started)
+                ended = now(device)
+            seconds[name].append(ended - started)
     quartiles = (1000 * pd.DataFrame(seconds)).quantile([0.5, 0.25, 0.75]).T.set_axis(
         ["median_ms", "quartile1_ms", "quartile3_ms"], axis=1
     )  # fmt: skip
@@ -71,17 +105,27 @@ def measure(size: tuple[int, ...], geometry: Geometry, dtype: torch.dtype, round
         "dtype": TYPES[dtype],
     }
     table = quartiles.rename_axis("program").reset_index().assign(**case)
-    ratio = quartiles.median_ms / quartiles.median_ms["native"]
-    return table[[*case, *table.columns[: -len(case)]]].assign(ratio_to_native=ratio.to_numpy(), rounds=rounds)
+    of_copy_ms = 1000 * 2 * (input.nbytes + grad.nbytes + 2 * grad.numel()) / bandwidth
+    return table[[*case, *table.columns[: -len(case)]]].assign(
+        ratio_to_native=table.median_ms / quartiles.median_ms["native"],
+        ratio_to_copy=table.median_ms / of_copy_ms,
+        rounds=rounds,
+    )
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]):
+    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
         # The job holds every core so that nothing of ours disturbs it, and computes as a cell does.
-        training.configure(training.Settings(threads=snakemake.params.threads))
+        settings = training.Settings(**snakemake.params.settings).on_this_machine()
+        training.configure(settings)
         torch.utils.deterministic.fill_uninitialized_memory = False
-        rounds = snakemake.params.rounds
-        table = pd.concat([measure(*case, dtype, rounds) for case in CASES for dtype in TYPES])
-        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
+        device, rounds = torch.device(settings.device), snakemake.params.rounds
+        bandwidth = copy_bandwidth(device, rounds)
+        table = pd.concat(
+            measure((BATCHES[device.type], *size), geometry, dtype, rounds, bandwidth, device)
+            for size, geometry in CASES
+            for dtype in TYPES
+        )
+        table = table.assign(**provenance.benchmark(settings.device, settings.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.round(3).to_csv(temporary, index=False)

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.modules import replace_modules
-from nonsmooth.pooling.compiled import CompiledComposedMaxPool2d, CompiledMaxPool2d, can_compile, is_transformed
+from nonsmooth.pooling.compiled import (
+    CompiledComposedMaxPool2d,
+    CompiledMaxPool2d,
+    can_compile,
+    can_compile_on_gpu,
+    is_transformed,
+)
 from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
@@ -107,7 +113,8 @@ def max_pool2d(
         case Hybrid(beta=beta, evaluation="composed"):
             if return_indices:
                 raise ValueError("max_pool2d: a composed rule has no indices; use evaluation='exact'")
-            if geometry.tiles(input) and not is_transformed() and can_compile(input, geometry):
+            is_covered = geometry.tiles(input) and not is_transformed()
+            if is_covered and (can_compile(input, geometry) or can_compile_on_gpu(input, geometry, is_composed=True)):
                 return CompiledComposedMaxPool2d.apply(input, geometry, beta)
             return composed_max_pool2d(input, geometry, beta)
         case Norm(derivative=derivative, evaluation=evaluation):
@@ -132,7 +139,7 @@ def max_pool2d(
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
         case Minimal() | Hybrid():
             geometry.require_input_in_every_window(input)
-            if not return_indices and can_compile(input, geometry):
+            if not return_indices and (can_compile(input, geometry) or can_compile_on_gpu(input, geometry)):
                 return CompiledMaxPool2d.apply(input, geometry, rule_beta(rule))[0]
             output, indices = ExactMaxPool2d.apply(input, geometry, rule_beta(rule))
         case _ if type(rule) in POOLINGS:

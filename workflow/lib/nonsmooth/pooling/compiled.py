@@ -1,33 +1,62 @@
-"""Exact and composed max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time, on a CPU."""
+"""Exact and composed max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time."""
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from nonsmooth.eager import custom_op
-from nonsmooth.pooling.composed import composed_max_pool2d
+from nonsmooth.pooling.composed import combined, composed_max_pool2d
 from nonsmooth.pooling.exact import JacobianProduct
 from nonsmooth.pooling.kernels import MOST_POSITIONS, TYPES, Shape, kernels
 from nonsmooth.pooling.windows import Geometry
 
+logger = logging.getLogger(__name__)
+
 
 def can_compile(input: Tensor, geometry: Geometry) -> bool:
-    """Whether the functions below can pool `input`: contiguous, on a CPU, in windows of 16 positions at most."""
+    """Whether the functions below can pool `input` on a CPU: contiguous, in windows of 16 positions at most."""
+    return input.device.type == "cpu" and _is_covered(input, geometry) and kernels() is not None
+
+
+def can_compile_on_gpu(input: Tensor, geometry: Geometry, is_composed: bool = False) -> bool:
+    """The same on a GPU; there composed pooling has kernels of its own."""
+    if not input.is_cuda or not _is_covered(input, geometry) or (on_gpu := gpu_kernels()) is None:
+        return False
+    _, size = _shape(input.shape, geometry, torch.get_num_threads())
+    is_small = max(input.numel(), size.numel()) <= on_gpu.MOST_VALUES
+    return is_small and on_gpu.are_right(input.device, input.dtype, tuple(input.shape[-2:]), geometry, is_composed)
+
+
+def _is_covered(input: Tensor, geometry: Geometry) -> bool:
     return (
-        input.device.type == "cpu"
-        and input.dtype in TYPES
+        input.dtype in TYPES
         and input.is_contiguous()
         # With one channel both are true, and the layout of PyTorch's output depends on the strides.
         and not input.is_contiguous(memory_format=torch.channels_last)
         and math.prod(geometry.kernel) <= MOST_POSITIONS
         and not torch.compiler.is_compiling()
-        and kernels() is not None
     )
+
+
+@cache
+def gpu_kernels() -> ModuleType | None:
+    """`triton_kernels`, which takes a while to import; None without Triton, as the log says, or if kernels are switched off."""
+    if os.environ.get("NONSMOOTH_COMPILED") == "0":
+        return None
+    try:
+        from nonsmooth.pooling import triton_kernels
+    except ImportError as error:
+        logger.warning("max pooling runs uncompiled, with the same bits but several times slower: %s", error)
+        return None
+    return triton_kernels
 
 
 def is_transformed() -> bool:
@@ -37,7 +66,7 @@ def is_transformed() -> bool:
 
 
 class CompiledMaxPool2d(torch.autograd.Function):
-    """`ExactMaxPool2d` where `can_compile`, with codes of where the maxima are in place of indices.
+    """`ExactMaxPool2d` where `can_compile` or `can_compile_on_gpu`, with codes of where the maxima are in place of indices.
 
     What is differentiated twice or in forward mode is computed by the plain path.
     """
@@ -101,7 +130,7 @@ def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) ->
 
 
 class CompiledComposedMaxPool2d(torch.autograd.Function):
-    """`composed_max_pool2d` where `can_compile`, the windows tile the input, and nothing `is_transformed`.
+    """`composed_max_pool2d` where `can_compile` or `can_compile_on_gpu`, the windows tile the input, and nothing `is_transformed`.
 
     What is differentiated twice is computed by the plain path.
     """
@@ -138,7 +167,10 @@ def max_pool2d_with_codes(
     geometry = Geometry.of(kernel, stride, padding, dilation, ceil_mode)
     shape, size = _shape(input.shape, geometry, torch.get_num_threads())
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
-    kernels().forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape)
+    if input.is_cuda:
+        gpu_kernels().forward(input, output, codes, geometry)
+    else:
+        kernels().forward[input.dtype](input.data_ptr(), output.data_ptr(), codes.data_ptr(), shape)
     return output, codes
 
 
@@ -158,7 +190,10 @@ def max_pool2d_with_codes_backward(
     geometry = Geometry.of(kernel, stride, padding, dilation, ceil_mode)
     shape, _ = _shape(input.shape, geometry, torch.get_num_threads())
     grad, result = grad.contiguous(), torch.empty_like(input)
-    kernels().backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
+    if grad.is_cuda:
+        gpu_kernels().backward(grad, codes, result, geometry, beta)
+    else:
+        kernels().backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result
 
 
@@ -166,6 +201,9 @@ def max_pool2d_with_codes_backward(
 def composed_with_codes(input: Tensor, kernel: Sequence[int], beta: float) -> tuple[Tensor, Tensor]:
     """The combination of two poolings of windows that tile the input, and codes, which are 0 where a window has a NaN."""
     geometry = Geometry.of(kernel, None, 0, 1, False)
+    if input.is_cuda:
+        native, codes = max_pool2d_with_codes(input, *geometry)
+        return combined(native, input, kernel, beta), codes.masked_fill_(native.isnan(), 0)
     shape, size = _shape(input.shape, geometry, torch.get_num_threads())
     output, codes = input.new_empty(size), input.new_empty(size, dtype=torch.int16)
     has_negative_zero = kernels().composed[input.dtype](
@@ -182,9 +220,13 @@ def composed_with_codes_backward(
     grad: Tensor, input: Tensor, codes: Tensor, kernel: Sequence[int], beta: float
 ) -> Tensor:
     """The gradient of the input that autodiff computes for the composition; `input` says no more than its shape and type."""
-    shape, _ = _shape(input.shape, Geometry.of(kernel, None, 0, 1, False), torch.get_num_threads())
+    geometry = Geometry.of(kernel, None, 0, 1, False)
+    shape, _ = _shape(input.shape, geometry, torch.get_num_threads())
     grad, result = grad.contiguous(), torch.empty_like(input)
-    kernels().composed_backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
+    if grad.is_cuda:
+        gpu_kernels().composed_backward(grad, codes, result, geometry, beta)
+    else:
+        kernels().composed_backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape, beta)
     return result
 
 

@@ -28,7 +28,12 @@ def composed_max_pool2d(input: Tensor, geometry: Geometry, beta: float) -> Tenso
     """
     native = torch.nn.functional.max_pool2d(input, *geometry)
     geometry.require_tiling(input, "evaluation='composed' follows a published program that", " Use evaluation='exact'.")
-    minimal = tiled(input, geometry.kernel).amax(dim=(-3, -1))
+    return combined(native, input, geometry.kernel, beta)
+
+
+def combined(native: Tensor, input: Tensor, kernel: Sequence[int], beta: float) -> Tensor:
+    """The published combination of PyTorch's maxima with the minimal pool of windows that tile the input."""
+    minimal = tiled(input, kernel).amax(dim=(-3, -1))
     return beta * minimal + (1 - beta) * native
 
 

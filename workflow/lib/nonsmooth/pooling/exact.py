@@ -92,15 +92,20 @@ def transposed_jacobian(
         # An input value lies in one window at most, so that rounding before placing it is the one rounding.
         to_chosen, to_others = round_once(to_chosen, input.dtype), round_once(to_others, input.dtype)
     frame = to_others.new_zeros((*input.shape[:-2], *windows.padded_shape))
+    views = list(windows.views(frame))
     if geometry.overlaps:
-        for other, view in zip(windows.others(), windows.views(frame), strict=True):
-            view += select(other, to_others)
+        chosen = list(windows.chosen())
+        for maximum, is_chosen, view in zip(windows.maxima, chosen, views, strict=True):
+            view += select(maximum & ~is_chosen, to_others)
+        # Backwards, so that windows add to a value in scan order, on every device: PyTorch's scatter_add_ has on each its own.
+        for is_chosen, view in zip(reversed(chosen), reversed(views), strict=True):
+            view += select(is_chosen, to_chosen)
+        result = frame[windows.inner].contiguous()
     else:
-        for maximum, view in zip(windows.maxima, windows.views(frame), strict=True):
+        for maximum, view in zip(windows.maxima, views, strict=True):
             view.copy_(select(maximum, to_others))
-    result = frame[windows.inner].contiguous()
-    place = Tensor.scatter_add_ if geometry.overlaps else Tensor.scatter_
-    place(result.flatten(-2), -1, indices.flatten(-2), to_chosen.flatten(-2))
+        result = frame[windows.inner].contiguous()
+        result.flatten(-2).scatter_(-1, indices.flatten(-2), to_chosen.flatten(-2))
     result = round_once(result, input.dtype)
     return result if input.is_contiguous() else torch.empty_like(input).copy_(result)
 
@@ -123,8 +128,8 @@ def jacobian(
     chosen = tangent.flatten(-2).gather(-1, indices.flatten(-2)).view_as(output)
     total = (windows.count - beta * (windows.count - 1)).mul_(chosen)
     frame = windows.padded(tangent, 0.0)
-    for other, values in zip(windows.others(), windows.views(frame), strict=True):
-        total += select(other, beta * values)
+    for maximum, is_chosen, values in zip(windows.maxima, windows.chosen(), windows.views(frame), strict=True):
+        total += select(maximum & ~is_chosen, beta * values)
     return round_once(total.div_(windows.count), output.dtype)
 
 

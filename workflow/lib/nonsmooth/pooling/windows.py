@@ -125,18 +125,20 @@ class Windows:
                     j * dw : j * dw + (columns - 1) * sw + 1 : sw,
                 ]
 
-    def others(self) -> Iterator[Tensor]:
-        """For each kernel position: is it a maximum that PyTorch's argmax did not choose."""
-        (_, kw), (sh, sw), (top, left), (dh, dw), _ = self.geometry
+    def chosen(self) -> Iterator[Tensor]:
+        """For each kernel position: is it PyTorch's argmax."""
+        (kh, kw), (sh, sw), (top, left), (dh, dw), _ = self.geometry
         rows, columns = self.output.shape[-2:]
         device = self.indices.device
         row = self.indices.div(self.width, rounding_mode="floor")
         column = self.indices - row * self.width
         row -= torch.arange(rows, device=device).mul_(sh).sub_(top)[:, None]
         column -= torch.arange(columns, device=device).mul_(sw).sub_(left)
-        for position, maximum in enumerate(self.maxima):
-            i, j = divmod(position, kw)
-            yield maximum & ((row != i * dh) | (column != j * dw))
+        span = (kw - 1) * dw + 1
+        place = row.mul_(span).add_(column).to(torch.int32)
+        for i in range(kh):
+            for j in range(kw):
+                yield place == i * dh * span + j * dw
 
 
 def tiled(input: Tensor, kernel: Sequence[int]) -> Tensor:
