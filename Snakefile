@@ -43,5 +43,5 @@ rule all:
 
 # A scheduler gets what computes for long, and the benchmarks. The rest takes seconds to minutes and runs beside Snakemake.
 SUBMITTED = {"maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones", "maxpool_pooling_errors"}
-SUBMITTED |= {rule.name for rule in workflow.rules if rule.name.startswith("benchmark_")}
+SUBMITTED |= {f"benchmark_{name}" for name in BENCHMARKS}
 workflow.localrules(*({rule.name for rule in workflow.rules} - SUBMITTED))

@@ -3,15 +3,10 @@
 
 rule benchmark:
     input:
-        f"results/{RUN}/benchmark/pooling.csv",
-        f"results/{RUN}/benchmark/training_step.csv",
-        f"results/{RUN}/benchmark/architectures.csv",
-        f"results/{RUN}/benchmark/rules.csv",
-        f"results/{RUN}/benchmark/zones.csv",
-        f"results/{RUN}/benchmark/end_to_end.csv",
-        f"results/{RUN}/benchmark/side_by_side.csv",
+        expand("results/{run}/benchmark/{name}.csv", run=RUN, name=BENCHMARKS),
+        expand("figures/{run}/benchmark/{name}.{format}", run=RUN, name=BENCHMARK_FIGURES, format=FIGURE_FORMATS),
     message:
-        "All benchmarks are there"
+        "All benchmarks and their figures are there"
 
 
 rule benchmark_pooling:
@@ -24,8 +19,7 @@ rule benchmark_pooling:
         mem_mb=3000,
         runtime=30,
     params:
-        rounds=30,
-        threads=SETTINGS["threads"],
+        settings=benchmark_settings,
     message:
         "Time max pooling on this machine"
     script:
@@ -42,8 +36,7 @@ rule benchmark_training_step:
         mem_mb=3000,
         runtime=30,
     params:
-        rounds=20,
-        threads=SETTINGS["threads"],
+        settings=benchmark_settings,
     message:
         "Time training steps on this machine"
     script:
@@ -62,7 +55,7 @@ rule benchmark_architectures:
         gpu=CELL_GPUS,
         gpu_slots=WHOLE_GPU,
     params:
-        settings=SETTINGS,
+        settings=benchmark_settings,
     message:
         "Time a training step of every architecture on this machine"
     script:
@@ -81,8 +74,7 @@ rule benchmark_rules:
         gpu=CELL_GPUS,
         gpu_slots=WHOLE_GPU,
     params:
-        settings=SETTINGS,
-        rounds=20,
+        settings=benchmark_settings,
     message:
         "Time a training step with every pooling rule on this machine"
     script:
@@ -101,8 +93,7 @@ rule benchmark_zones:
         gpu=CELL_GPUS,
         gpu_slots=WHOLE_GPU,
     params:
-        settings=SETTINGS,
-        rounds=3,
+        settings=benchmark_settings,
     message:
         "Time the comparison of two programs on this machine"
     script:
@@ -121,8 +112,7 @@ rule benchmark_end_to_end:
         mem_mb=3000,
         runtime=30,
     params:
-        rounds=5,
-        threads=SETTINGS["threads"],
+        settings=benchmark_settings,
     message:
         "Time an epoch of the project and of a plain program on this machine"
     script:
@@ -143,11 +133,32 @@ rule benchmark_side_by_side:
         gpu=CELL_GPUS,
         gpu_slots=WHOLE_GPU,
     params:
-        settings=SETTINGS,
-        seconds=10,
+        settings=benchmark_settings,
         # Up to twice as many as there are cores, but eight on a GPU, where each has a context of its own.
         cells=lambda wildcards, threads: [2**power for power in range((8 if CELL_GPUS else 2 * threads).bit_length())],
     message:
         "Time several cells at once on this machine"
     script:
         "../scripts/benchmark/side_by_side.py"
+
+
+for name in BENCHMARK_FIGURES:
+
+    rule:
+        name:
+            f"benchmark_{name}_figure"
+        input:
+            measured=f"results/{{run}}/benchmark/{name}.csv",
+            code=source(f"scripts/benchmark/{name}_figure.py", "lib/nonsmooth/nonsmooth.mplstyle")
+            + library("plotting", "datasets/__init__", "architectures/__init__"),
+        output:
+            **figure_files(f"benchmark/{name}", f"benchmark/{name}", figure=name.replace("_", " ")),
+        log:
+            f"logs/{{run}}/benchmark/{name}_figure.log",
+        resources:
+            mem_mb=1000,
+            runtime=5,
+        message:
+            f"Draw the benchmark {name}"
+        script:
+            f"../scripts/benchmark/{name}_figure.py"

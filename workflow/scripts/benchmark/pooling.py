@@ -22,6 +22,7 @@ from nonsmooth.pooling.kernels import TYPES, kernels
 from nonsmooth.pooling.windows import Geometry
 
 BETA = 10
+ROUNDS = 30
 TILING, OVERLAPPING = Geometry.of(2, None, 0, 1, False), Geometry.of(3, 2, 1, 1, False)
 # LeNet-5's first pooling, VGG11's first and third, and the first one of a ResNet.
 CASES = (
@@ -78,10 +79,10 @@ def measure(size: tuple[int, ...], geometry: Geometry, dtype: torch.dtype, round
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         # The job holds every core so that nothing of ours disturbs it, and computes as a cell does.
-        training.configure(training.Settings(threads=snakemake.params.threads))
+        threads = snakemake.params.settings["threads"]
+        training.configure(training.Settings(threads=threads))
         torch.utils.deterministic.fill_uninitialized_memory = False
-        rounds = snakemake.params.rounds
-        table = pd.concat([measure(*case, dtype, rounds) for case in CASES for dtype in TYPES])
-        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
+        table = pd.concat([measure(*case, dtype, ROUNDS) for case in CASES for dtype in TYPES])
+        table = table.assign(**provenance.benchmark("cpu", threads))
         with atomic(snakemake.output[0]) as temporary:
             table.round(3).to_csv(temporary, index=False)

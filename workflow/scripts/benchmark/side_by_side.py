@@ -23,6 +23,7 @@ CELL = TrainingCell(
     weight_decay=5e-4,
     epochs=10**6,
 )
+SECONDS = 10
 
 
 def train_for(seconds: float, begin: float, path: str, settings: training.Settings) -> float:
@@ -56,7 +57,7 @@ if __name__ == "__main__":
     with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         rows = [
-            measure(cells, snakemake.input[0], settings, snakemake.params.seconds, ready=15.0 + 5.0 * cells)
+            measure(cells, snakemake.input[0], settings, SECONDS, ready=15.0 + 5.0 * cells)
             for cells in snakemake.params.cells
         ]
         table = pd.DataFrame(rows)
