@@ -150,7 +150,7 @@ for name in BENCHMARK_FIGURES:
         input:
             measured=f"results/{{run}}/benchmark/{name}.csv",
             code=source(f"scripts/benchmark/{name}_figure.py", "lib/nonsmooth/nonsmooth.mplstyle")
-            + library("plotting", "datasets/__init__", "architectures/__init__"),
+            + library("plotting", "speed", "datasets/__init__", "architectures/__init__"),
         output:
             **figure_files(f"benchmark/{name}", f"benchmark/{name}", figure=name.replace("_", " ")),
         log:

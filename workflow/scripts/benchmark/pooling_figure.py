@@ -36,6 +36,7 @@ def plot(table: pd.DataFrame, outputs: dict[str, str]) -> None:
     for axis in axes[:, 0]:
         axis.set_ylabel("time, as a multiple\nof PyTorch's")
     handles = [plt.Line2D([], [], linestyle="", label=name, **STYLES[name]) for name in programs]
+    handles.append(plt.Line2D([], [], color=plotting.COLOURS["native"], linewidth=1, label="PyTorch's own"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     plotting.set_title(figure, f"Max pooling, forward and backward\n{speed.made(table)}")
     plotting.save(figure, [outputs[key] for key in ("pdf", "png", "svg")], data, outputs["csv"])
@@ -79,8 +80,10 @@ def scale(axes, data: pd.DataFrame) -> None:
         axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.yaxis.set_minor_locator(plt.NullLocator())
         axis.set_ylim(low, high)
-    axes[0, 0].annotate("faster than PyTorch's", (0.01, 1), (0, -3), xycoords=axes[0, 0].get_yaxis_transform(),
-                        textcoords="offset points", va="top", fontsize=7.5, color="0.3")  # fmt: skip
+    for axis in axes[:, -1]:
+        for words, side, points in (("slower", "bottom", 3), ("faster", "top", -3)):
+            axis.annotate(words, (1, 1), (6, points), xycoords=axis.get_yaxis_transform(), textcoords="offset points",
+                          rotation=270, va=side, fontsize=7.5, color="0.3")  # fmt: skip
 
 
 if __name__ == "__main__":
