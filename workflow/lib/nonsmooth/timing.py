@@ -32,9 +32,7 @@ def clock(device: torch.device) -> Clock:
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
-def in_turn(
-    cases: Sequence[Callable[[], object]], rounds: int, budget: float, clock: Clock = time.perf_counter
-) -> list[list[float]]:
+def in_turn(cases: Sequence[Callable[[], object]], rounds: int, budget: float, clock: Clock) -> list[list[float]]:
     """Seconds of the runs of each case. A round runs each once, so that a noisy machine disturbs all alike.
 
     A round before them warms up. A case runs until it has used `budget` seconds, once at least.

@@ -4,6 +4,7 @@ The plain program is what one would write first, and what was published: a DataL
 16-bit kernels, a loss that is read at every step. Both pool by the same rule; the ratio is that of the medians of one run.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -103,7 +104,7 @@ def cases(path: str) -> Iterator[tuple[str, str, str, Callable[[], None]]]:
 def measure(path: str, rounds: int, count: int) -> pd.DataFrame:
     """Median images per second of each case, its quartiles, and the ratio to the plain program of the same rule and precision."""
     running = list(cases(path))
-    seconds = timing.in_turn([run for *_, run in running], rounds, BUDGET)
+    seconds = timing.in_turn([run for *_, run in running], rounds, BUDGET, time.perf_counter)
     rows = []
     for times, (rule, precision, program, _) in zip(seconds, running, strict=True):
         low, median, high = (count / pd.Series(times)).quantile([0.25, 0.5, 0.75])

@@ -23,9 +23,7 @@ def plot(table: pd.DataFrame, outputs: dict[str, str]) -> None:
     axes[0, 0].yaxis.set_major_formatter("{x:,.0f}")
     handles = [
         plt.Rectangle((0, 0), 1, 1, color=COLOURS["plain"], label="plain program"),
-        plt.Rectangle(
-            (0, 0), 1, 1, color=COLOURS["project"], label="project (above: as a multiple of the plain program)"
-        ),
+        plt.Rectangle((0, 0), 1, 1, color=COLOURS["project"], label="project (above: ratio)"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     plotting.set_title(figure, f"An epoch of LeNet-5 by the project and by a plain program\n{speed.made(table)}")

@@ -23,7 +23,7 @@ def plot(table: pd.DataFrame, outputs: dict[str, str]) -> None:
         draw(axis, rows)
         axis.set_title(", ".join(map(plotting.word, network)), fontsize=9)
     axes[0, 0].set_ylim(0, 1.15 * data[list(BARS)].max(axis=None))
-    figure.supylabel("time in plain forward and backward passes", fontsize=9)
+    figure.supylabel("time (plain passes)", fontsize=9)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour, label=words) for words, colour in BARS.values()]
     handles.append(plt.Line2D([], [], color=plotting.COLOURS["native"], linewidth=1, label="plain pass"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
