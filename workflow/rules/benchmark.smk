@@ -26,6 +26,23 @@ rule benchmark_pooling:
         "../scripts/benchmark/pooling.py"
 
 
+rule benchmark_pooling_figure:
+    input:
+        measured="results/{run}/benchmark/pooling.csv",
+        code=benchmark_plot_code("pooling"),
+    output:
+        **figure_files("benchmark/pooling", "benchmark/pooling", figure="pooling"),
+    log:
+        "logs/{run}/benchmark/pooling_figure.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    message:
+        "Draw the benchmark of max pooling"
+    script:
+        "../scripts/benchmark/pooling_figure.py"
+
+
 rule benchmark_training_step:
     output:
         "results/{run}/benchmark/training_step.csv",
@@ -60,6 +77,23 @@ rule benchmark_architectures:
         "Time a training step of every architecture on this machine"
     script:
         "../scripts/benchmark/architectures.py"
+
+
+rule benchmark_architectures_figure:
+    input:
+        measured="results/{run}/benchmark/architectures.csv",
+        code=benchmark_plot_code("architectures"),
+    output:
+        **figure_files("benchmark/architectures", "benchmark/architectures", figure="architectures"),
+    log:
+        "logs/{run}/benchmark/architectures_figure.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    message:
+        "Draw the benchmark of architectures"
+    script:
+        "../scripts/benchmark/architectures_figure.py"
 
 
 rule benchmark_rules:
@@ -100,6 +134,23 @@ rule benchmark_zones:
         "../scripts/benchmark/zones.py"
 
 
+rule benchmark_zones_figure:
+    input:
+        measured="results/{run}/benchmark/zones.csv",
+        code=benchmark_plot_code("zones"),
+    output:
+        **figure_files("benchmark/zones", "benchmark/zones", figure="zones"),
+    log:
+        "logs/{run}/benchmark/zones_figure.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    message:
+        "Draw the benchmark of zones"
+    script:
+        "../scripts/benchmark/zones_figure.py"
+
+
 rule benchmark_end_to_end:
     input:
         prepared("mnist_5k", "train"),
@@ -117,6 +168,23 @@ rule benchmark_end_to_end:
         "Time an epoch of the project and of a plain program on this machine"
     script:
         "../scripts/benchmark/end_to_end.py"
+
+
+rule benchmark_end_to_end_figure:
+    input:
+        measured="results/{run}/benchmark/end_to_end.csv",
+        code=benchmark_plot_code("end_to_end"),
+    output:
+        **figure_files("benchmark/end_to_end", "benchmark/end_to_end", figure="end to end"),
+    log:
+        "logs/{run}/benchmark/end_to_end_figure.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    message:
+        "Draw the benchmark beside a plain program"
+    script:
+        "../scripts/benchmark/end_to_end_figure.py"
 
 
 rule benchmark_side_by_side:
@@ -142,23 +210,18 @@ rule benchmark_side_by_side:
         "../scripts/benchmark/side_by_side.py"
 
 
-for name in BENCHMARK_FIGURES:
-
-    rule:
-        name:
-            f"benchmark_{name}_figure"
-        input:
-            measured=f"results/{{run}}/benchmark/{name}.csv",
-            code=source(f"scripts/benchmark/{name}_figure.py", "lib/nonsmooth/nonsmooth.mplstyle")
-            + library("plotting", "speed", "datasets/__init__", "architectures/__init__"),
-        output:
-            **figure_files(f"benchmark/{name}", f"benchmark/{name}", figure=name.replace("_", " ")),
-        log:
-            f"logs/{{run}}/benchmark/{name}_figure.log",
-        resources:
-            mem_mb=1000,
-            runtime=5,
-        message:
-            f"Draw the benchmark {name}"
-        script:
-            f"../scripts/benchmark/{name}_figure.py"
+rule benchmark_side_by_side_figure:
+    input:
+        measured="results/{run}/benchmark/side_by_side.csv",
+        code=benchmark_plot_code("side_by_side"),
+    output:
+        **figure_files("benchmark/side_by_side", "benchmark/side_by_side", figure="side by side"),
+    log:
+        "logs/{run}/benchmark/side_by_side_figure.log",
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    message:
+        "Draw the benchmark of several cells at once"
+    script:
+        "../scripts/benchmark/side_by_side_figure.py"

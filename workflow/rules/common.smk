@@ -368,6 +368,12 @@ def zone_plot_code(name):
     )
 
 
+def benchmark_plot_code(name):
+    return source(f"scripts/benchmark/{name}_figure.py", "lib/nonsmooth/nonsmooth.mplstyle") + library(
+        "plotting", "speed", "datasets/__init__", "architectures/__init__"
+    )
+
+
 def program_plot_code(name, *modules):
     return source(f"scripts/maxpool/{name}.py", "lib/nonsmooth/nonsmooth.mplstyle") + library(
         "plotting", "maxpool", "programs", "rules", *modules, "datasets/__init__", "architectures/__init__"

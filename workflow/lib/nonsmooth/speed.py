@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -43,16 +44,16 @@ def between(values: pd.Series) -> str:
 
 
 def pooling_sentence(table: pd.DataFrame) -> str:
-    ratios = table[table.program != "native"].groupby("program").ratio_to_native
+    ratios = table[table.program != "native"].groupby("program", sort=False).ratio_to_native
     phrases = [f"{program} {between(values)}" for program, values in ratios]
-    return f"Max pooling takes, as multiples of the time of PyTorch's own, over all inputs and types: {', '.join(phrases)}."
+    return f"Time of max pooling as a multiple of PyTorch's own, over all inputs and types: {', '.join(phrases)}."
 
 
 def training_step_sentence(table: pd.DataFrame) -> str:
     medians = table.pivot_table("median_ms", ["case", "precision"], "path", sort=False)
     ratios = (medians.pytorch / medians.project).dropna().groupby("case", sort=False)
     phrases = [f"{case} {between(values)}" for case, values in ratios]
-    return f"PyTorch's own 16-bit kernels take, as multiples of rounding once per operation: {', '.join(phrases)}."
+    return f"Time of PyTorch's own 16-bit kernels as a multiple of that of rounding once per operation: {', '.join(phrases)}."
 
 
 def rules_sentence(table: pd.DataFrame) -> str:
@@ -61,13 +62,15 @@ def rules_sentence(table: pd.DataFrame) -> str:
         f"{plotting.word(row.architecture)} {row.ratio:.2g} ({row.rule}, {row.precision})"
         for row in dearest.itertuples()
     ]
-    return f"The dearest pooling rule multiplies the time of a step with the native rule by: {', '.join(phrases)}."
+    return (
+        f"Time of a step with the dearest pooling rule as a multiple of that with the native one: {', '.join(phrases)}."
+    )
 
 
 def architectures_sentence(table: pd.DataFrame) -> str:
     ends = table.sort_values("seconds").iloc[[0, -1]]
     low, high = (
-        f"{1000 * row.seconds:,.3g} ms ({plotting.word(row.architecture)}, {row.precision})"
+        f"{1000 * row.seconds:,.1f} ms ({plotting.word(row.architecture)}, {row.precision})"
         for row in ends.itertuples()
     )
     return f"A training step takes from {low} to {high}."
@@ -75,20 +78,23 @@ def architectures_sentence(table: pd.DataFrame) -> str:
 
 def zones_sentence(table: pd.DataFrame) -> str:
     return (
-        f"Comparing two programs on a minibatch takes {between(table.pair)} forward and backward passes of the network, and with the "
-        f"replays that separate causes {between(table.with_replays)}."
+        "Time of comparing two programs on a minibatch, in forward and backward passes of the network: "
+        f"{between(table.pair)}, and with the replays that separate causes {between(table.with_replays)}."
     )
 
 
 def end_to_end_sentence(table: pd.DataFrame) -> str:
     ratios = table[table.program == "project"].groupby("rule", sort=False).ratio_to_plain
     phrases = [f"{rule} {between(values)}" for rule, values in ratios]
-    return f"In an epoch of LeNet-5 the project's images per second are, as multiples of the plain program's: {', '.join(phrases)}."
+    return f"Images per second in an epoch of LeNet-5 as a multiple of those of a plain program: {', '.join(phrases)}."
 
 
 def side_by_side_sentence(table: pd.DataFrame) -> str:
     best = table.loc[table.images_per_second.idxmax()]
-    return f"Most images per second in all are trained by {words(int(best.cells), 'cell')} at once: {best.ratio_to_one:.2g} times as many as by one."
+    return (
+        f"Images per second in all are most with {words(int(best.cells), 'cell')} of LeNet-5 at once, {best.ratio_to_one:.2g} times "
+        "those of one."
+    )
 
 
 RATE = {"images_per_second": "images/s", "quartile1": "quartile 1", "quartile3": "quartile 3"}
@@ -173,21 +179,18 @@ def section(tables: dict[str, pd.DataFrame], sources: Sources) -> Section:
         tables: those that were measured, by the name of the file.
         sources: their figures and captions.
     """
-    command = f"<code>snakemake benchmark{sources.options}</code>"
+    command = f"<code>{escape(f'snakemake benchmark{sources.options}')}</code>"
     if not tables:
         return Section("Speed", [f"The benchmarks were not run in this preset; {command} runs them."])
     tables = {name: tables[name] for name in BENCHMARKS if name in tables}
-    machines: dict[str, list[str]] = {}
-    for name, table in tables.items():
-        machines.setdefault(made(table), []).append(BENCHMARKS[name].title)
-    measured = "; ".join(f"{', '.join(titles)}: {machine}" for machine, titles in machines.items())
+    machines = "; ".join(dict.fromkeys(map(made, tables.values())))
     missing = [benchmark.title for name, benchmark in BENCHMARKS.items() if name not in tables]
     return Section(
         "Speed",
         [
             INTRODUCTION,
             *(BENCHMARKS[name].sentence(table) for name, table in tables.items()),
-            f"Measured on: {measured}."
+            f"Measured on {machines}."
             + (f" Not measured: {', '.join(missing)}; {command} measures them." if missing else ""),
         ],
         figures=[sources.figure(name, BENCHMARKS[name].title) for name in tables if name in sources.figures],
