@@ -5,6 +5,7 @@
 #   results/{run}/maxpool/weights/{dataset}/{architecture}/{normalization}/{precision}/{program}-vs-{reference}/seed{seed}/
 #   results/{run}/maxpool/*.csv             tables over all cells
 #   figures/{run}/maxpool/...               figures (pdf, svg, png) with the plotted data (csv), and tables
+#   results/{run}/benchmark/*.csv           the speed of this machine, drawn in figures/{run}/benchmark
 #   figures/{run}/report.html               the report
 #   logs/{run}/..., benchmarks/{run}/...    mirror results (logs/data of the preparation of data)
 #   data/prepared/{dataset}/{split}.npy     checked data, shared by all presets

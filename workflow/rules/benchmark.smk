@@ -152,8 +152,6 @@ rule benchmark_zones_figure:
 
 
 rule benchmark_end_to_end:
-    input:
-        prepared("mnist_5k", "train"),
     output:
         "results/{run}/benchmark/end_to_end.csv",
     log:
@@ -188,8 +186,6 @@ rule benchmark_end_to_end_figure:
 
 
 rule benchmark_side_by_side:
-    input:
-        prepared("mnist_5k", "train"),
     output:
         "results/{run}/benchmark/side_by_side.csv",
     log:

@@ -3,11 +3,12 @@
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
 
-from nonsmooth import images, provenance, training
+from nonsmooth import datasets, images, provenance, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
@@ -54,12 +55,16 @@ def measure(cells: int, path: str, settings: training.Settings, seconds: float, 
 
 
 if __name__ == "__main__":
-    with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
+    with (
+        job_log(snakemake.log[0]),
+        lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]),
+        TemporaryDirectory() as folder,
+    ):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
-        rows = [
-            measure(cells, snakemake.input[0], settings, SECONDS, ready=15.0 + 5.0 * cells)
-            for cells in snakemake.params.cells
-        ]
+        # Not an input of the job, which would be repeated whenever that is made again.
+        path = f"{folder}/train.npy"
+        datasets.prepare(CELL.dataset, "train", path)
+        rows = [measure(cells, path, settings, SECONDS, ready=15.0 + 5.0 * cells) for cells in snakemake.params.cells]
         table = pd.DataFrame(rows)
         table = table.assign(
             ratio_to_one=(table.images_per_second / table.images_per_second[0]).round(2),
