@@ -24,9 +24,11 @@ def plot(table: pd.DataFrame, outputs: dict[str, str]) -> None:
     data = with_ratios(table)
     programs = [name for name in STYLES if name in set(data.program)]
     panels = list(data.groupby(PANEL, sort=False))
-    rows = -(-len(panels) // 2)
+    height = -(-len(panels) // 2)
     plotting.use_style()
-    figure, axes = plt.subplots(rows, min(2, len(panels)), squeeze=False, sharey=True, figsize=(7.2, 1.1 + 2.1 * rows))
+    figure, axes = plt.subplots(
+        height, min(2, len(panels)), squeeze=False, sharey=True, figsize=(7.2, 1.1 + 2.1 * height)
+    )
     for axis, ((shape, kernel, stride, _), rows) in zip(axes.flat, panels, strict=False):
         draw(axis, rows, programs)
         axis.set_title(f"{shape.replace('x', ' × ')}, {kernel} × {kernel} windows, stride {stride}", fontsize=9)
