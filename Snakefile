@@ -5,6 +5,7 @@
 #   results/{run}/maxpool/weights/{dataset}/{architecture}/{normalization}/{precision}/{program}-vs-{reference}/seed{seed}/
 #   results/{run}/maxpool/*.csv             tables over all cells
 #   figures/{run}/maxpool/...               figures (pdf, svg, png) with the plotted data (csv), and tables
+#   results/{run}/benchmark/*.csv           the speed of this machine, drawn in figures/{run}/benchmark
 #   figures/{run}/report.html               the report
 #   logs/{run}/...                          mirror results (logs/data of the preparation of data)
 #   data/prepared/{dataset}/{split}.npy     checked data, shared by all presets
@@ -43,5 +44,5 @@ rule all:
 
 # A scheduler gets what computes for long, and the benchmarks. The rest takes seconds to minutes and runs beside Snakemake.
 SUBMITTED = {"maxpool_search", "maxpool_train", "maxpool_weights", "maxpool_zones", "maxpool_pooling_errors"}
-SUBMITTED |= {rule.name for rule in workflow.rules if rule.name.startswith("benchmark_")}
+SUBMITTED |= {f"benchmark_{name}" for name in BENCHMARKS}
 workflow.localrules(*({rule.name for rule in workflow.rules} - SUBMITTED))

@@ -39,6 +39,8 @@ assert tuple(CONDITION) == GROUP
 HYBRIDS = tuple(f"hybrid-{beta}-{evaluation}" for evaluation in ("exact", "composed") for beta in (10, 1000, 10000))
 RULES = ("native", "minimal", *HYBRIDS)
 FORMATS = ("pdf", "png", "svg", "csv")
+# What every table of a benchmark says of where it was measured.
+MADE = {"device": "cpu", "machine": "a processor", "threads": 1, "torch": "2.9.0", "date": "2026-01-31"}
 # A rule of a user's, which has no beta.
 OTHER = "largest"
 

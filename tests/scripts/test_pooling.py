@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor
@@ -32,7 +30,7 @@ def test_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return pool
 
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(benchmark.timing, "clock", lambda device: lambda: now)
     monkeypatch.setattr(benchmark, "programs", lambda *_: {name: program(name) for name in seconds})
     table = benchmark.measure(SIZE, benchmark.TILING, torch.float16, rounds=5, bandwidth=1e6).set_index("program")
     assert table.median_ms.round(9).to_dict() == {"native": 2.0, "compiled": 1.0}

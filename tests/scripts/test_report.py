@@ -7,14 +7,14 @@ import html
 import math
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from snakemake.cli import parse_config
 
-from nonsmooth import claims, factorial, front_page, maxpool, mitigations, plotting
+from nonsmooth import claims, costs, factorial, front_page, maxpool, mitigations, plotting, speed
 from nonsmooth.files import write_json
 from nonsmooth.precision import PRECISIONS
 
@@ -81,6 +81,7 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
         searches: pd.DataFrame | None = None,
         stems: Sequence[str] = STEMS,
         layers: Path | None = None,
+        benchmarks: Mapping[str, pd.DataFrame] | None = None,
     ) -> Page:
         results, figures = Path("results/tiny/maxpool"), Path("figures/tiny/maxpool")
         stems = [stem for stem in stems if ties is not None or stem != "tie_map"]
@@ -110,6 +111,14 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
         for name, table in (("ties", ties), ("searches", searches)):
             if table is not None:
                 table.to_csv(results / f"{name}.csv", index=False)
+        measured = Path("results/tiny/benchmark")
+        drawn = [Path(f"figures/tiny/benchmark/{name}.svg") for name in benchmarks or () if name != "rules"]
+        for name, table in (benchmarks or {}).items():
+            measured.mkdir(parents=True, exist_ok=True)
+            table.to_csv(measured / f"{name}.csv", index=False)
+        for path in drawn:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"<svg>benchmark {path.stem}</svg>")
         run_script(
             "report/report",
             input={
@@ -129,6 +138,9 @@ def write_report(tmp_path: Path, run_script, monkeypatch):
                 "zone_results": [],
                 "zone_tables": [],
                 "records": made.files.records,
+                "benchmarks": [str(measured / f"{name}.csv") for name in benchmarks or ()],
+                "benchmark_figures": list(map(str, drawn)),
+                "benchmark_captions": [str(path) for path in (ROOT / "workflow/report/benchmark").glob("*.rst")],
                 "captions": [str(path) for path in (ROOT / "workflow/report").rglob("*.rst")],
             },
             output=["figures/tiny/report.html"],
@@ -245,7 +257,7 @@ def test_figures_are_in_their_chapters_with_how_to_remake_them(study, write_repo
     assert page.text.count(f"LeNet-5 on {DIGITS}, SGD, mixed16") == 3
     assert list(page.sections) == ["What the runs say", "What was asked", "What was run", "Accuracy against β", "What helps", "All claims",
                                    "Training loss", "Accuracy by epoch", "What diverged", "Where the ties are",
-                                   "What this preset left out", "Versions and machine"]  # fmt: skip
+                                   "What this preset left out", "Speed", "Versions and machine"]  # fmt: skip
     assert "Remake everythingsnakemake --configfile 'config/presets/my own.yaml'" in page.text
 
 
@@ -281,6 +293,39 @@ def test_figures_of_another_relu_say_so(study, write_report) -> None:
     page = write_report(made, stems=stems, ties=None)
     assert page.text.count(f"LeNet-5 on {DIGITS}, SGD, float16, ReLU'(0) = 0.5") == 3
     assert "β = 0; ReLU'(0) = 0.5; 1 seed per condition" in page.text
+
+
+# --------------------------------------------------------------------------------------------------- benchmarks
+
+
+def test_without_benchmarks_the_chapter_says_how_to_run_them(study, write_report) -> None:
+    page = write_report(study(no_cell_diverges, **FACTORS), ["config/presets/my own.yaml"])
+    _, chapter = plain(page.sections["Speed"]).split("Speed ")
+    command = "snakemake benchmark --configfile 'config/presets/my own.yaml'"
+    assert chapter == f"The benchmarks were not run in this preset; {command} runs them."
+
+
+def test_benchmarks_are_a_chapter(study, write_report) -> None:
+    """Of those that were run; a figure for each that is drawn, and a table for each."""
+    benchmarks = {name: speed.read(costs.SHIPPED / f"{name}.csv") for name in ("zones", "rules")}
+    page = write_report(study(no_cell_diverges, **FACTORS), benchmarks=benchmarks)
+    chapter = page.sections["Speed"]
+    assert [base64.b64decode(image).decode() for image in page.images[len(STEMS) :]] == ["<svg>benchmark zones</svg>"]
+    text = plain(chapter)
+    for sentence in (speed.rules_sentence(benchmarks["rules"]), speed.zones_sentence(benchmarks["zones"])):
+        assert sentence in text
+    assert "Measured on AMD EPYC, 1 thread, torch " in text
+    others = [found.title for name, found in speed.BENCHMARKS.items() if name not in benchmarks]
+    assert f"Not measured: {', '.join(others)}; snakemake benchmark measures them." in text
+    assert "Remake: snakemake figures/tiny/benchmark/zones.pdf" in text
+    for name, table in benchmarks.items():
+        assert f"Remake: snakemake results/tiny/benchmark/{name}.csv --force" in text
+        header, *rows = page.table(speed.BENCHMARKS[name].title + " (")
+        assert len(rows) == len(table)
+        assert header == list(speed.BENCHMARKS[name].headings.values())
+    first = benchmarks["zones"].iloc[0]
+    numbers = (1000 * first.plain_s, first.pair, first.with_replays, first.peak_memory_mib)
+    assert page.table(speed.BENCHMARKS["zones"].title + " (")[1][3:] == [f"{number:,.2f}" for number in numbers]
 
 
 # -------------------------------------------------------------------------------------- published and searched
@@ -439,7 +484,7 @@ def test_overrides_are_in_every_command(study, write_report) -> None:
     overrides = OVERRIDES["a folder with spaces and quotes"]
     page = write_report(study(no_cell_diverges, **FACTORS), overrides=overrides)
     options = report.command_options(["config/config.yaml"], overrides)
-    commands = re.findall(r"snakemake (?:figures|results)/", page.text)
+    commands = re.findall(r"snakemake (?:figures/|results/|benchmark )", page.text)
     assert len(commands) > len(STEMS)
     assert page.text.count(" ".join(options.split())) == len(commands) + 1
     assert f"Remake everythingsnakemake{' '.join(['', *options.split()])}" in page.text

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from nonsmooth import training
+from nonsmooth import timing, training
 from nonsmooth.config import training_cells
 from nonsmooth.rules import parse_rule
 
@@ -33,16 +31,16 @@ def test_ratios_are_those_of_medians(monkeypatch: pytest.MonkeyPatch) -> None:
         ("none", "native"): [99.0, 2 * benchmark.BUDGET],
     }  # fmt: skip
 
-    def training_step(architecture, normalization, precision, rule, device):
-        durations = iter(seconds[normalization, rule])
+    def training_step(cell, device):
+        durations = iter(seconds[cell.normalization, cell.rule])
 
         def run() -> None:
             clock[0] += next(durations)
 
         return run
 
-    monkeypatch.setattr(benchmark, "training_step", training_step)
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(process_time=lambda: clock[0], perf_counter=None))
+    monkeypatch.setattr(timing, "TrainingStep", training_step)
+    monkeypatch.setattr(timing, "clock", lambda _: lambda: clock[0])
     table = benchmark.measure("lenet5", "float32", RULES, training.Settings(), rounds=3)
     assert list(zip(table.normalization, table.rule, strict=True)) == list(seconds)
     assert table.seconds.tolist() == pytest.approx([0.2, 0.5, 2 * benchmark.BUDGET])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ benchmark = load("benchmark/side_by_side")
 MAIN = """
 if __name__ == "__main__":
     import json, sys
-    print(json.dumps([measure(cells, sys.argv[1], training.Settings(), seconds=0.2, ready=20.0) for cells in (1, 2)]))
+    print(json.dumps([measure(cells, sys.argv[1], training.Settings(), seconds=0.2) for cells in (1, 2)]))
 """
 
 
@@ -32,6 +33,11 @@ def test_one_cell_and_two(tmp_path) -> None:
         assert 0 < row["slowest_cell"] <= row["images_per_second"] / cells + 0.1
 
 
-def test_cells_that_are_not_ready_are_told(write_split) -> None:
-    with pytest.raises(RuntimeError, match="is the machine busy"):
-        benchmark.train_for(0.1, 0.0, str(write_split("train", 256)), training.Settings())
+def test_cells_begin_when_all_are_ready(write_split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one does before is not counted."""
+    waited = []
+    benchmark.meet_at(SimpleNamespace(wait=waited.append))
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=iter([0.0, 0.05, 0.2]).__next__))
+    path = str(write_split("train", 256))
+    assert benchmark.train_for(0.1, path, training.Settings()) == pytest.approx(256 / 0.2)
+    assert waited == [benchmark.LONGEST_WAIT]

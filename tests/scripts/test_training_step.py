@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
+from nonsmooth import timing, training
 from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS
 
 from .conftest import load
@@ -35,7 +35,7 @@ class Clock:
 
 def measure(monkeypatch: pytest.MonkeyPatch, cases: dict[tuple[str, str, str], list[float]]):
     clock = Clock()
-    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(timing, "clock", lambda _: lambda: clock.now)
     monkeypatch.setattr(
         benchmark, "cases", lambda: iter([(*key, clock.case(key[1], seconds)) for key, seconds in cases.items()])
     )
@@ -94,8 +94,8 @@ def test_a_step_is_one_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed is the step that cells take."""
     monkeypatch.setattr(benchmark, "BATCH", 4)
     taken = []
-    real = benchmark.training.step
-    monkeypatch.setattr(benchmark.training, "step", lambda *given: taken.append(given) or real(*given))
+    real = training.step
+    monkeypatch.setattr(training, "step", lambda *given: taken.append(given) or real(*given))
     precision = PRECISIONS["float16"]
     run = benchmark.lenet5_step(precision, lambda: precision.arithmetic(benchmark.CPU))
     run()

@@ -154,7 +154,7 @@ LOSS = "figures/default/maxpool/loss/mnist_5k/lenet5/adam/float32/relu-0"
         ("figures/default/maxpool/tie_map.png", {"maxpool_tie_map": 1, "maxpool_ties": 1, "prepare": 1}),
         (
             "benchmark",
-            {"benchmark": 1, "benchmark_pooling": 1, "benchmark_training_step": 1, "benchmark_architectures": 1},
+            {"benchmark": 1, "benchmark_pooling": 1, "benchmark_training_step": 1, "benchmark_pooling_figure": 1},
         ),
         ("data/raw/mnist/fetched.json", {"fetch": 1}),
     ],

@@ -316,6 +316,25 @@ MAXPOOL_CAPTIONS = [
 ]
 
 
+# In the order of the report, and those that are drawn.
+BENCHMARKS = ["pooling", "training_step", "rules", "architectures", "zones", "end_to_end", "starting", "side_by_side"]
+BENCHMARK_FIGURES = ["pooling", "architectures", "zones", "end_to_end", "side_by_side"]
+
+
+def finished_benchmarks(path, names):
+    """The path of every benchmark among `names` that was run: the report has these, and waits for no other one."""
+    return lambda wildcards: [
+        path.format(run=wildcards.run, name=name)
+        for name in names
+        if os.path.exists(f"results/{wildcards.run}/benchmark/{name}.csv")
+    ]
+
+
+def benchmark_settings(wildcards, output):
+    """`SETTINGS`, but as what depends on the output Snakemake compares with no earlier run, so that it repeats no benchmark."""
+    return SETTINGS
+
+
 wildcard_constraints:
     run=RUN,
     split="|".join(sorted({split for dataset in DATASETS.values() for split in dataset.sizes})),
@@ -346,6 +365,12 @@ def library(*modules):
 def zone_plot_code(name):
     return source(f"scripts/maxpool/{name}.py", "lib/nonsmooth/nonsmooth.mplstyle") + library(
         "plotting", "maxpool", "zones/tables", "datasets/__init__", "architectures/__init__"
+    )
+
+
+def benchmark_plot_code(name):
+    return source(f"scripts/benchmark/{name}_figure.py", "lib/nonsmooth/nonsmooth.mplstyle") + library(
+        "plotting", "speed", "datasets/__init__", "architectures/__init__"
     )
 
 

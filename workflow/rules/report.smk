@@ -33,7 +33,10 @@ rule report:
             "figures/{{run}}/maxpool/{table}.{format}", table=zone_tables(), format=TABLE_FORMATS[1:]
         ),
         records=of_every_cell("record.json"),
+        benchmarks=finished_benchmarks("results/{run}/benchmark/{name}.csv", BENCHMARKS),
+        benchmark_figures=finished_benchmarks("figures/{run}/benchmark/{name}.svg", BENCHMARK_FIGURES),
         captions=source("report/claims.rst", *(f"report/maxpool/{name}.rst" for name in MAXPOOL_CAPTIONS)),
+        benchmark_captions=source(*(f"report/benchmark/{name}.rst" for name in BENCHMARK_FIGURES)),
         code=source("scripts/report/report.py", "lib/nonsmooth/templates/report.html.j2")
         + library(
             "report",
@@ -43,6 +46,7 @@ rule report:
             "plotting",
             "maxpool",
             "precision",
+            "speed",
             "zones/chapter",
             "zones/tables",
             "datasets/__init__",

@@ -292,8 +292,9 @@ def legend_columns(handles: Sequence[Any], figure: Figure) -> int:
 
 
 def set_title(figure: Figure, text: str) -> None:
-    """The title of a figure, in as many lines as its width needs."""
-    figure.suptitle(fill(text, int(11 * figure.get_figwidth())), fontsize=10)
+    """The title of a figure, each line of it in as many lines as the figure's width needs."""
+    lines = [fill(line, int(11 * figure.get_figwidth())) for line in text.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=10)
 
 
 def save(figure: Figure, paths: Sequence[str | Path], data: pd.DataFrame, data_path: str | Path) -> None:

@@ -98,7 +98,7 @@ class Sources:
 
     Attributes:
         run: name of the preset.
-        figures: the SVG of every figure, by its path below `figures/<run>/maxpool` without the suffix.
+        figures: the SVG of every figure, by its path below `figures/<run>/maxpool` or another folder, without the suffix.
         captions: reStructuredText by the name of the figure or table.
         options: of a snakemake command that means this preset, with a space before them.
     """

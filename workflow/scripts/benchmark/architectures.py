@@ -1,19 +1,17 @@
 """Time and memory of a training step of every architecture at every precision that this machine's device can do.
 
 Each case runs in a process of its own, so that its memory is seen alone. Images are random, 3 x 32 x 32 (LeNet-5:
-1 x 28 x 28); rule native, batch norm, SGD. Of one CPU thread the processor's time is taken, which is the time that a step takes
-alone, so that a busy machine disturbs less.
+1 x 28 x 28); rule native, batch norm, SGD.
 """
 
 import statistics
-import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pandas as pd
 import torch
 
-from nonsmooth import optimizers, provenance, training
+from nonsmooth import provenance, timing, training
 from nonsmooth.architectures import ARCHITECTURES
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
@@ -30,39 +28,24 @@ BUDGET, STEPS = 2.0, 20
 def measure(architecture: str, precision_name: str, settings: training.Settings) -> dict:
     """Median seconds of a training step, its quartiles, those of a test step and of the start, and the memory of the process."""
     device = torch.device(settings.device)
-    clock = time.process_time if (settings.device, settings.threads) == ("cpu", 1) else time.perf_counter
     training.configure(settings)
+    clock = timing.clock(device)
     precision = PRECISIONS[precision_name]
-    dataset = "mnist_5k" if architecture == "lenet5" else "cifar10"
     cell = TrainingCell(
-        dataset=dataset,
+        dataset="mnist_5k" if architecture == "lenet5" else "cifar10",
         architecture=architecture,
         normalization="batch_norm",
         precision=precision_name,
         learning_rate=1e-3,
+        batch_size=BATCH,
     )
     before = provenance.usage(device.type)
-    model = training.initial_model(cell).to(device)
-    optimizer, scaler = optimizers.build_optimizer(cell, model), precision.loss_scaler(device)
-    shape = (1, 28, 28) if architecture == "lenet5" else (3, 32, 32)
-    images = torch.randn(BATCH, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    labels = (torch.arange(BATCH) % 10).to(device)
-    seconds: list[float] = []
-    for number in range(STEPS + 1):
-        started = clock()
-        with precision.arithmetic(device):
-            training.step(model, optimizer, scaler, precision, images, labels)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if number > 0:
-            seconds.append(clock() - started)
-        if sum(seconds) > BUDGET:
-            break
+    step = timing.TrainingStep(cell, device)
+    (seconds,) = timing.in_turn([step], STEPS, BUDGET, clock)
+    model = step.model
     started = clock()
     with torch.no_grad(), precision.evaluation.arithmetic(device):
-        model.eval()(precision.cast_batch(images))
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+        model.eval()(precision.cast_batch(step.images))
     test_seconds = clock() - started
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     used = provenance.usage(device.type)

@@ -6,14 +6,13 @@ pays for what another left in the caches. On a GPU a batch is so large that kern
 bits, too, native is PyTorch's own kernel.
 """
 
-import time
 from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from nonsmooth import provenance, training
+from nonsmooth import provenance, timing, training
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 from nonsmooth.leases import lease
@@ -27,6 +26,7 @@ from nonsmooth.pooling.windows import Geometry
 BETA = 10
 CPU = torch.device("cpu")
 BATCHES = {"cpu": 128, "cuda": 2048}
+ROUNDS = 30
 TILING, OVERLAPPING = Geometry.of(2, None, 0, 1, False), Geometry.of(3, 2, 1, 1, False)
 # LeNet-5's first pooling, VGG11's first and third, and the first one of a ResNet.
 CASES = (
@@ -54,21 +54,15 @@ def programs(geometry: Geometry, device: torch.device = CPU) -> dict[str, Callab
 
 def copy_bandwidth(device: torch.device, rounds: int) -> float:
     """Bytes that PyTorch's copy reads and writes in a second; the median of `rounds`."""
+    clock = timing.clock(device)
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     seconds = []
     for _ in range(rounds):
-        started = now(device)
+        started = clock()
         target.copy_(source)
-        seconds.append(now(device) - started)
+        seconds.append(clock() - started)
     return 2 * source.nbytes / pd.Series(seconds).median()
-
-
-def now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def measure(
@@ -85,14 +79,14 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     input = torch.randn(size, generator=generator).relu().to(device, dtype).requires_grad_()
     grad = torch.randn_like(torch.nn.functional.max_pool2d(input, *geometry))
-    running = programs(geometry, device)
+    running, clock = programs(geometry, device), timing.clock(device)
     seconds: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(rounds):
         for name, pool in running.items():
             for _ in range(2):
-                started = now(device)
+                started = clock()
                 torch.autograd.grad(pool(input), input, grad)
-                ended = now(device)
+                ended = clock()
             seconds[name].append(ended - started)
     quartiles = (1000 * pd.DataFrame(seconds)).quantile([0.5, 0.25, 0.75]).T.set_axis(
         ["median_ms", "quartile1_ms", "quartile3_ms"], axis=1
@@ -119,10 +113,10 @@ if __name__ == "__main__":
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         training.configure(settings)
         torch.utils.deterministic.fill_uninitialized_memory = False
-        device, rounds = torch.device(settings.device), snakemake.params.rounds
-        bandwidth = copy_bandwidth(device, rounds)
+        device = torch.device(settings.device)
+        bandwidth = copy_bandwidth(device, ROUNDS)
         table = pd.concat(
-            measure((BATCHES[device.type], *size), geometry, dtype, rounds, bandwidth, device)
+            measure((BATCHES[device.type], *size), geometry, dtype, ROUNDS, bandwidth, device)
             for size, geometry in CASES
             for dtype in TYPES
         )

@@ -13,6 +13,7 @@ from nonsmooth import preloading, provenance
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 
+ROUNDS = 20
 SCRIPT = "from nonsmooth import images, training\n"
 
 
@@ -46,7 +47,7 @@ def measure(rounds: int, threads: int) -> pd.DataFrame:
 
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
-        table = measure(snakemake.params.rounds, snakemake.params.threads)
-        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
+        threads = snakemake.params.settings["threads"]
+        table = measure(ROUNDS, threads).assign(**provenance.benchmark("cpu", threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)

@@ -1,10 +1,8 @@
 """Time of a training step and of a VGG-sized layer per precision on a CPU: rounding once against PyTorch's kernels.
 
-Every round measures each case once, in turn, so that a noisy machine disturbs all alike; the ratio is that of
-the medians to the float32 one of the same run.
+The ratio is that of the medians to the float32 one of the same run.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
@@ -12,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from nonsmooth import optimizers, provenance, training
+from nonsmooth import provenance, timing, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
@@ -21,25 +19,20 @@ from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS, Precision
 CPU = torch.device("cpu")
 BATCH = 128
 # A slow case is measured until it has used this many seconds, once at least.
-BUDGET = 20.0
+BUDGET, ROUNDS = 20.0, 20
 
 
 def lenet5_step(precision: Precision, arithmetic) -> Callable[[], None]:
     """A training step of LeNet-5 on random images of MNIST's shape."""
     cell = TrainingCell(
-        dataset="mnist_5k", architecture="lenet5", precision=precision.name, learning_rate=0.01, weight_decay=5e-4
+        dataset="mnist_5k",
+        architecture="lenet5",
+        precision=precision.name,
+        learning_rate=0.01,
+        weight_decay=5e-4,
+        batch_size=BATCH,
     )
-    model = training.initial_model(cell)
-    optimizer = optimizers.build_optimizer(cell, model)
-    scaler = precision.loss_scaler(CPU)
-    images = torch.randn(BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(BATCH) % 10
-
-    def run() -> None:
-        with arithmetic():
-            training.step(model, optimizer, scaler, precision, images, labels)
-
-    return run
+    return timing.TrainingStep(cell, CPU, arithmetic)
 
 
 def vgg11_layer(precision: Precision, arithmetic) -> Callable[[], None]:
@@ -71,14 +64,7 @@ def cases() -> Iterator[tuple[str, str, str, Callable[[], None]]]:
 def measure(rounds: int) -> pd.DataFrame:
     """Median, quartiles (milliseconds) and ratio to float32 of each case."""
     running = list(cases())
-    seconds: list[list[float]] = [[] for _ in running]
-    for round_number in range(rounds + 1):
-        for times, (_, _, _, run) in zip(seconds, running, strict=True):
-            if sum(times) < BUDGET:
-                started = time.perf_counter()
-                run()
-                if round_number > 0:  # the first round warms up
-                    times.append(time.perf_counter() - started)
+    seconds = timing.in_turn([run for *_, run in running], rounds, BUDGET, timing.clock(CPU))
     rows = []
     for times, (name, precision, path, _) in zip(seconds, running, strict=True):
         milliseconds = 1000 * pd.Series(times)
@@ -93,8 +79,8 @@ def measure(rounds: int) -> pd.DataFrame:
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         # The job holds every core so that nothing of ours disturbs it, and computes as a cell does.
-        training.configure(training.Settings(threads=snakemake.params.threads))
-        table = measure(snakemake.params.rounds)
-        table = table.assign(**provenance.benchmark("cpu", snakemake.params.threads))
+        threads = snakemake.params.settings["threads"]
+        training.configure(training.Settings(threads=threads))
+        table = measure(ROUNDS).assign(**provenance.benchmark("cpu", threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)

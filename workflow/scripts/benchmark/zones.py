@@ -20,7 +20,7 @@ from nonsmooth.precision import PRECISIONS
 from nonsmooth.zones.measure import Comparison
 from nonsmooth.zones.run import initial_network
 
-BATCH = 128
+BATCH, ROUNDS = 128, 3
 NETWORKS = (("lenet5", "none"), ("lenet5", "batch_norm"), ("vgg11", "none"))
 # Of images as natural as can be drawn at random: smooth, without flat regions.
 SMOOTHING = 3
@@ -81,7 +81,7 @@ def measure_all(settings: training.Settings, rounds: int) -> pd.DataFrame:
 if __name__ == "__main__":
     with job_log(snakemake.log[0]), lease(snakemake.resources.gpu_slots, snakemake.config["jobs_per_gpu"]):
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
-        table = measure_all(settings, snakemake.params.rounds).round(6)
+        table = measure_all(settings, ROUNDS).round(6)
         table = table.assign(batch_size=BATCH, **provenance.benchmark(settings.device, settings.threads))
         with atomic(snakemake.output[0]) as temporary:
             table.to_csv(temporary, index=False)

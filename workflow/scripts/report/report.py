@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from nonsmooth import front_page, plotting
+from nonsmooth import front_page, plotting, speed
 from nonsmooth.cells import CONDITION, SETUP
 from nonsmooth.files import read_json, write_text
 from nonsmooth.joblog import job_log
@@ -370,6 +370,17 @@ def diverged_section(runs: pd.DataFrame, options: str, run: str) -> Section:
     return section
 
 
+def read_sources(run: str, folder: str, figures: list[str], captions: list[str], options: str) -> Sources:
+    """What chapters are made of whose figures are in a folder below `figures/<run>`."""
+    root = Path(f"figures/{run}/{folder}")
+    return Sources(
+        run,
+        {str(Path(path).relative_to(root).with_suffix("")): Path(path) for path in figures},
+        {Path(path).stem: Path(path).read_text() for path in captions},
+        options,
+    )
+
+
 def read_readable(path: str | Path) -> pd.DataFrame:
     """A table for readers as it was written: numbers with an exponent stay text, which would lose it otherwise."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
@@ -455,14 +466,13 @@ def command_options(config_files: list[str], overrides: dict[str, Any]) -> str:
 if __name__ == "__main__":
     with job_log(snakemake.log[0]):
         run = snakemake.wildcards.run
-        root = Path(f"figures/{run}/maxpool")
-        sources = Sources(
-            run,
-            {str(Path(path).relative_to(root).with_suffix("")): Path(path) for path in snakemake.input.figures},
-            {Path(path).stem: Path(path).read_text() for path in snakemake.input.captions},
-            # A target comes first, since --configfile takes any number of files.
-            command_options(snakemake.params.config_files, snakemake.params.overrides),
+        # A target comes first, since --configfile takes any number of files.
+        options = command_options(snakemake.params.config_files, snakemake.params.overrides)
+        sources = read_sources(run, "maxpool", snakemake.input.figures, snakemake.input.captions, options)
+        speed_sources = read_sources(
+            run, "benchmark", snakemake.input.benchmark_figures, snakemake.input.benchmark_captions, options
         )
+        benchmarks = {Path(path).stem: speed.read(path) for path in snakemake.input.benchmarks}
         runs = pd.read_csv(snakemake.input.runs, keep_default_na=False, na_values=["", "nan"])
         runs = runs.astype({"evaluation": object, "first_nonfinite_step": "Int64"}).fillna({"evaluation": ""})
         records = [read_json(path) for path in snakemake.input.records]
@@ -492,8 +502,8 @@ if __name__ == "__main__":
         text = render(
             run,
             front_page.advice(tables["claims"]),
-            maxpool_sections(tables, sources),
-            {**combined_provenance(records), "remake": f"snakemake{sources.options}"},
+            [*maxpool_sections(tables, sources), speed.section(benchmarks, speed_sources)],
+            {**combined_provenance(records), "remake": f"snakemake{options}"},
             first_page(tables, sources),
         )
         write_text(snakemake.output[0], text)

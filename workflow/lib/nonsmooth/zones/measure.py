@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonsmooth import timing
 from nonsmooth.activations import ReLU, replace_relus
 from nonsmooth.cells import Program
 from nonsmooth.pooling import replace_max_pools
@@ -109,6 +109,7 @@ class Comparison:
         Raises ValueError if replays are asked for and the two programs cannot be replayed.
         """
         self.precision, self.device = precision, device
+        self.clock = timing.clock(device)
         self.programs = [
             precision.cast_model(with_derivatives(copy.deepcopy(model), which)).to(device)
             for which in (program, reference)
@@ -197,12 +198,6 @@ class Comparison:
         if scale != 1:
             gradients = [gradient / scale for gradient in gradients]
         return _Pass(loss.detach(), tape, dict(zip(names, gradients, strict=True)))
-
-    def clock(self) -> float:
-        """Seconds, when everything that was asked of the device is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def change(self, kink: Kink) -> float:
         """How much c differs between the programs."""
