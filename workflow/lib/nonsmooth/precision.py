@@ -184,6 +184,7 @@ OPERATIONS: dict[str, Rounding] = {
             "max_pool2d_with_codes",
             "max_pool2d_with_indices",
             "maximum",
+            "native_max_pool2d_with_codes_backward",
             "ne",
             "neg",
             "new_empty",

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from nonsmooth.modules import replace_modules
-from nonsmooth.pooling.compiled import CompiledComposedMaxPool2d, CompiledMaxPool2d, can_compile, is_transformed
+from nonsmooth.pooling.compiled import (
+    CompiledComposedMaxPool2d,
+    CompiledMaxPool2d,
+    CompiledNativeMaxPool2d,
+    can_compile,
+    is_transformed,
+)
 from nonsmooth.pooling.composed import PartlyComposedMaxPool2d, composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.norm import NormPool2d, composed_norm_pool2d
@@ -129,6 +135,8 @@ def max_pool2d(
             return _pool_in_its_place(input, geometry, rule)
         # At beta = 0 no other maximum gets anything, not even 0 * inf.
         case Native() | Hybrid(beta=0):
+            if not return_indices and geometry.tiles(input) and not is_transformed() and can_compile(input, geometry):
+                return CompiledNativeMaxPool2d.apply(input, geometry)
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
         case Minimal() | Hybrid():
             geometry.require_input_in_every_window(input)

@@ -1,5 +1,5 @@
-// Exact max pooling with the gradient of its hybrid Jacobian, and composed max pooling, on a CPU: the bits of exact.py
-// and composed.py in a few passes over memory.
+// Exact max pooling with the gradient of its hybrid Jacobian or PyTorch's own, and composed max pooling, on a CPU: the
+// bits of exact.py, composed.py and PyTorch in a few passes over memory.
 //
 // The forward pass leaves a code per window, which is all that the gradient needs: a bit for every position of the
 // kernel, in scan order, that holds a maximum. The lowest one is PyTorch's argmax. A window with NaNs has the bit of
@@ -171,7 +171,7 @@ struct Brain : Sixteen<7> {
 template <class T> struct Exact {
     using Bits = typename T::Bits;
     const double beta;
-    static constexpr bool has_rest = false, minds_signs_of_zeros = false;
+    static constexpr bool has_others = true, has_rest = false, minds_signs_of_zeros = false;
 
     Bits output(Bits maximum) const { return T::returned(maximum); }
     uint16_t code(Bits code, Bits) const { return uint16_t(code); }
@@ -179,14 +179,22 @@ template <class T> struct Exact {
     double to_others(double g, int maxima) const { return g * beta / maxima + 0.0; }
 };
 
-// The same by the composition of two poolings in the working type: every operation is computed in float32, of float64 in
+// PyTorch's own: all of it to the argmax, whatever it is.
+struct Native {
+    static constexpr bool has_others = false, has_rest = false;
+
+    double to_argmax(double g, int) const { return g + 0.0; }
+    double to_others(double, int) const { return 0.0; }
+};
+
+// As `Exact` by the composition of two poolings in the working type: every operation is computed in float32, of float64 in
 // float64, and rounded. The rest is multiplied by 0, which is NaN where the product overflowed, and all of a NaN's window
 // is.
 template <class T> struct Composed {
     using Bits = typename T::Bits;
     using Wide = std::conditional_t<std::is_same_v<T, Double>, double, float>;
     const Wide beta, remainder;
-    static constexpr bool has_rest = true, minds_signs_of_zeros = true;
+    static constexpr bool has_others = true, has_rest = true, minds_signs_of_zeros = true;
 
     explicit Composed(double beta) : beta(Wide(beta)), remainder(Wide(1 - beta)) {}
 
@@ -346,8 +354,9 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
             });
             sent.set(n, rule, gradients.data(), found.data());
             std::fill(sums.begin(), sums.end(), Cell(0));
-            for (int64_t position = 0; position < s.positions(); ++position)
-                send(n, position, sent.others.data(), sent.to_others.data(), &sums[layout.at(position)]);
+            if constexpr (Rule::has_others)
+                for (int64_t position = 0; position < s.positions(); ++position)
+                    send(n, position, sent.others.data(), sent.to_others.data(), &sums[layout.at(position)]);
             // Backwards, so that windows add to a value in scan order.
             for (int64_t position = s.positions() - 1; position >= 0; --position)
                 send(n, position, sent.argmax.data(), sent.to_argmax.data(), &sums[layout.at(position)]);
@@ -371,6 +380,11 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
         const void* gradient, const void* codes, void* result, const Shape* shape, double beta) {                    \
         (shape->overlaps() ? backward<T, double, Exact<T>> : backward<T, T::Bits, Exact<T>>)(                        \
             (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, Exact<T>{beta});             \
+    }                                                                                                                \
+    extern "C" void native_backward_##name(                                                                          \
+        const void* gradient, const void* codes, void* result, const Shape* shape) {                                 \
+        backward<T, T::Bits>(                                                                                        \
+            (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, Native());                   \
     }                                                                                                                \
     extern "C" bool composed_##name(                                                                                 \
         const void* input, void* output, void* codes, const Shape* shape, double beta) {                             \
