@@ -60,25 +60,26 @@ struct Layout {
         return (y * s.stride_width + x) * windows + down(i) * columns + right(j);
     }
 
-    // Calls visit(cell, offset in memory) for every value of `count` planes.
-    template <class Visit> void for_each_value(int64_t count, Visit visit) const {
+    // Where the rows of `count` planes lie, one after another, before their columns are taken apart: calls
+    // visit(offset there, offset in memory) for each. Padding and what lies between planes is not visited.
+    template <class Visit> void for_each_row(int64_t count, Visit visit) const {
+        for (int64_t plane = 0; plane < count; ++plane)
+            for (int64_t row = 0; row < s.height; ++row) {
+                const int64_t y = row + s.top, phase = y % s.stride_height * windows;
+                const int64_t line = phase + (plane * rows + y / s.stride_height) * columns;
+                visit(line * s.stride_width + s.left, (plane * s.height + row) * s.width);
+            }
+    }
+
+    // Calls visit(cell, offset there) for every cell of that phase of rows; in long loops, which vectorise.
+    template <class Visit> void for_each_cell(Visit visit) const {
         const auto walk = [&](const auto stride) {
-            for (int64_t plane = 0; plane < count; ++plane)
-                for (int64_t y0 = 0; y0 < std::min(s.stride_height, s.height); ++y0)
-                    for (int64_t x0 = 0; x0 < std::min<int64_t>(stride, s.width); ++x0) {
-                        const int64_t y = y0 + s.top, x = x0 + s.left;  // of the first value in this phase
-                        int64_t cell = (y % s.stride_height * stride + x % stride) * windows +
-                                       (plane * rows + y / s.stride_height) * columns + x / stride;
-                        int64_t offset = (plane * s.height + y0) * s.width + x0;
-                        const int64_t length = (s.width - x0 - 1) / stride + 1;
-                        for (int64_t row = y0; row < s.height; row += s.stride_height) {
-                            for (int64_t i = 0; i < length; ++i) visit(cell + i, offset + i * stride);
-                            cell += columns;
-                            offset += s.stride_height * s.width;
-                        }
-                    }
+            for (int64_t y = 0; y < s.stride_height; ++y)
+                for (int64_t x = 0; x < stride; ++x)
+                    for (int64_t w = 0; w < windows; ++w)
+                        visit((y * stride + x) * windows + w, (y * windows + w) * stride + x);
         };
-        switch (s.stride_width) {  // known strides vectorise
+        switch (s.stride_width) {
             case 1: return walk(std::integral_constant<int64_t, 1>());
             case 2: return walk(std::integral_constant<int64_t, 2>());
             default: return walk(s.stride_width);
@@ -179,12 +180,9 @@ template <class T> struct Exact {
     double to_others(double g, int maxima) const { return g * beta / maxima + 0.0; }
 };
 
-// PyTorch's own: all of it to the argmax, whatever it is.
+// PyTorch's own: the gradient goes to the argmax as it is.
 struct Native {
     static constexpr bool has_others = false, has_rest = false;
-
-    double to_argmax(double g, int) const { return g + 0.0; }
-    double to_others(double, int) const { return 0.0; }
 };
 
 // As `Exact` by the composition of two poolings in the working type: every operation is computed in float32, of float64 in
@@ -238,22 +236,28 @@ bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* 
              const Rule rule) {
     using Bits = typename T::Bits;
     const Layout layout(s);
-    std::vector<bool> is_value(layout.cells);
-    layout.for_each_value(layout.planes, [&](int64_t cell, int64_t) { is_value[cell] = true; });
+    std::vector<bool> is_value(layout.cells), is_value_in_line(layout.cells);
+    layout.for_each_row(layout.planes, [&](int64_t line, int64_t) {
+        std::fill_n(is_value_in_line.begin() + line, s.width, true);
+    });
+    layout.for_each_cell([&](int64_t cell, int64_t line) { is_value[cell] = is_value_in_line[line]; });
     std::vector<int64_t> empty;  // padding, and what lies between planes
     for (int64_t cell = 0; cell < layout.cells; ++cell)
         if (!is_value[cell]) empty.push_back(cell);
     bool has_negative_zero = false;
 #pragma omp parallel num_threads(s.threads) reduction(| : has_negative_zero)
     {
-        std::vector<Bits> values(layout.cells), keys(layout.cells);
+        std::vector<Bits> lines(layout.cells), values(layout.cells), keys(layout.cells);
         std::vector<Bits> best(layout.windows), best_keys(layout.windows), found(layout.windows);
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < s.planes; first += layout.planes) {
             const int64_t count = std::min(layout.planes, s.planes - first), n = count * layout.rows * layout.columns;
-            const Bits* const __restrict from = input + first * s.height * s.width;
+            layout.for_each_row(count, [&](int64_t line, int64_t offset) {
+                std::copy_n(input + first * s.height * s.width + offset, s.width, &lines[line]);
+            });
+            const Bits* const __restrict from = lines.data();
             Bits* const __restrict cells = values.data();
-            layout.for_each_value(count, [=](int64_t cell, int64_t offset) { cells[cell] = from[offset]; });
+            layout.for_each_cell([=](int64_t cell, int64_t line) { cells[cell] = from[line]; });
             std::transform(values.begin(), values.end(), keys.begin(), T::key);
             for (const int64_t cell : empty) keys[cell] = T::lowest;
             if constexpr (Rule::minds_signs_of_zeros)
@@ -300,14 +304,20 @@ template <class T, class Cell> struct Sent {
         };
         Cell* const __restrict first = to_argmax.data();
         Cell* const __restrict second = to_others.data();
-        for (int64_t w = 0; w < n; ++w) {
-            const int code = codes[w], maxima = count(code);
-            const double g = T::widen(gradients[w]);
-            first[w] = rounded(rule.to_argmax(g, maxima));
-            second[w] = rounded(rule.to_others(g, maxima));
-            argmax[w] = uint16_t(code & -code);
-            others[w] = uint16_t(code & (code - 1));
-        }
+        if constexpr (Rule::has_others)
+            for (int64_t w = 0; w < n; ++w) {
+                const int code = codes[w], maxima = count(code);
+                const double g = T::widen(gradients[w]);
+                first[w] = rounded(rule.to_argmax(g, maxima));
+                second[w] = rounded(rule.to_others(g, maxima));
+                argmax[w] = uint16_t(code & -code);
+                others[w] = uint16_t(code & (code - 1));
+            }
+        else
+            for (int64_t w = 0; w < n; ++w) {
+                first[w] = gradients[w] == T::lowest ? Cell(0) : gradients[w];
+                argmax[w] = uint16_t(codes[w] & -codes[w]);
+            }
         if constexpr (Rule::has_rest)
             for (int64_t w = 0; w < n; ++w) {
                 to_rest[w] = rounded(rule.to_rest(T::widen(gradients[w]), count(codes[w])));
@@ -340,7 +350,7 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
     };
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<Bits> gradients(layout.windows);
+        std::vector<Bits> gradients(layout.windows), lines(layout.cells);
         std::vector<uint16_t> found(layout.windows);
         std::vector<Cell> sums(layout.cells);
         Sent<T, Cell> sent(layout.windows, Rule::has_rest);
@@ -363,9 +373,12 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
             if (std::any_of(sent.to_rest.begin(), sent.to_rest.end(), [](Cell share) { return share != 0; }))
                 for (int64_t position = 0; position < s.positions(); ++position)
                     send(n, position, sent.rest.data(), sent.to_rest.data(), &sums[layout.at(position)]);
-            Bits* const __restrict to = result + first * s.height * s.width;
+            Bits* const __restrict to = lines.data();
             const Cell* const __restrict cells = sums.data();
-            layout.for_each_value(count, [=](int64_t cell, int64_t offset) { to[offset] = rounded(cells[cell]); });
+            layout.for_each_cell([=](int64_t cell, int64_t line) { to[line] = rounded(cells[cell]); });
+            layout.for_each_row(count, [&](int64_t line, int64_t offset) {
+                std::copy_n(&lines[line], s.width, result + first * s.height * s.width + offset);
+            });
         }
     }
 }
