@@ -110,6 +110,7 @@ template <class Bits_, int significand> struct Type {
     static constexpr Bits lowest = std::numeric_limits<Bits>::min(), highest = std::numeric_limits<Bits>::max();
     static constexpr Bits infinity = Bits(highest >> significand << significand);
 
+    static bool is_finite(Bits value) { return Bits(value & highest) < infinity; }
     static bool is_nan(Bits value) { return Bits(value & highest) > infinity; }
     // Grows with the value, above `lowest`. The same for both zeros, and `highest` for every NaN.
     static Bits key(Bits value) {
@@ -121,11 +122,13 @@ template <class Bits_, int significand> struct Type {
 };
 
 struct Double : Type<int64_t, 52> {
+    static double rounded(double value) { return value; }
     static double widen(Bits value) { return bits_of<double>(value); }
     static Bits narrow(double value) { return bits_of<Bits>(value); }
 };
 
 struct Single : Type<int32_t, 23> {
+    static float rounded(float value) { return value; }
     static double widen(Bits value) { return bits_of<float>(value); }
     static Bits narrow(double value) { return bits_of<Bits>(float(value)); }
 };
@@ -158,10 +161,23 @@ template <int significand> struct Sixteen : Type<int16_t, significand> {
 };
 
 struct Half : Sixteen<10> {
+    // As `widen(narrow(value))`, of more numbers at once.
+    static float rounded(float value) {
+        const int32_t bits = bits_of<int32_t>(value), size = bits & 0x7fffffff;
+        const int32_t normal = (size + 0xfff + (size >> 13 & 1)) & ~0x1fff;
+        const int32_t subnormal = bits_of<int32_t>(bits_of<float>(size) + 0.5f - 0.5f);  // whose spacing is 2^-24
+        const int32_t number = size < 0x38800000 ? subnormal : normal >= 0x47800000 ? 0x7f800000 : normal;
+        return bits_of<float>((size > 0x7f800000 ? size : number) | (bits & ~0x7fffffff));
+    }
     static Bits returned(Bits value) { return is_nan(value) ? Bits(value | 0x200) : value; }
 };
 
 struct Brain : Sixteen<7> {
+    static float rounded(float value) {
+        const int32_t bits = bits_of<int32_t>(value), size = bits & 0x7fffffff;
+        const int32_t number = (size + 0x7fff + (size >> 16 & 1)) & ~0xffff;
+        return bits_of<float>((size > 0x7f800000 ? size : number) | (bits & ~0x7fffffff));
+    }
     static Bits returned(Bits value) { return is_nan(value) ? Bits(0x7fc0) : value; }
 };
 
@@ -196,18 +212,17 @@ template <class T> struct Composed {
 
     explicit Composed(double beta) : beta(Wide(beta)), remainder(Wide(1 - beta)) {}
 
-    static Wide rounded(Wide value) { return Wide(T::widen(T::narrow(value))); }
     Bits output(Bits maximum) const {
         const Wide value = Wide(T::widen(maximum));
-        return T::narrow(rounded(beta * value) + rounded(remainder * value));
+        return T::narrow(T::rounded(beta * value) + T::rounded(remainder * value));
     }
     uint16_t code(Bits code, Bits maximum) const { return T::is_nan(maximum) ? uint16_t(0) : uint16_t(code); }
     // Without a maximum 0 / 0.
     Wide share(double g, int maxima) const {
-        return rounded(rounded(beta * Wide(g)) * Wide(maxima > 0) / Wide(maxima));
+        return T::rounded(T::rounded(beta * Wide(g)) * Wide(maxima > 0) / Wide(maxima));
     }
     double to_argmax(double g, int maxima) const {
-        const Wide alone = rounded(remainder * Wide(g)) + Wide(0);
+        const Wide alone = T::rounded(remainder * Wide(g)) + Wide(0);
         return share(g, maxima) + alone;
     }
     double to_others(double g, int maxima) const { return share(g, maxima) + Wide(0); }
@@ -290,6 +305,7 @@ inline int count(int code) {
 template <class T, class Cell> struct Sent {
     std::vector<Cell> to_argmax, to_others, to_rest;
     std::vector<uint16_t> argmax, others, rest;
+    bool sends_to_rest = false;
 
     Sent(int64_t windows, bool has_rest)
         : to_argmax(windows), to_others(windows), to_rest(has_rest ? windows : 0), argmax(windows), others(windows),
@@ -318,11 +334,15 @@ template <class T, class Cell> struct Sent {
                 first[w] = gradients[w] == T::lowest ? Cell(0) : gradients[w];
                 argmax[w] = uint16_t(codes[w] & -codes[w]);
             }
-        if constexpr (Rule::has_rest)
-            for (int64_t w = 0; w < n; ++w) {
+        if constexpr (Rule::has_rest) {
+            bool is_finite = true;  // and so the rest gets 0
+            for (int64_t w = 0; w < n; ++w) is_finite &= T::is_finite(second[w]);
+            for (int64_t w = 0; w < n && !is_finite; ++w) {
                 to_rest[w] = rounded(rule.to_rest(T::widen(gradients[w]), count(codes[w])));
                 rest[w] = uint16_t(~codes[w]);
             }
+            sends_to_rest = !is_finite;
+        }
     }
 };
 
@@ -370,7 +390,7 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
             // Backwards, so that windows add to a value in scan order.
             for (int64_t position = s.positions() - 1; position >= 0; --position)
                 send(n, position, sent.argmax.data(), sent.to_argmax.data(), &sums[layout.at(position)]);
-            if (std::any_of(sent.to_rest.begin(), sent.to_rest.end(), [](Cell share) { return share != 0; }))
+            if (sent.sends_to_rest)
                 for (int64_t position = 0; position < s.positions(); ++position)
                     send(n, position, sent.rest.data(), sent.to_rest.data(), &sums[layout.at(position)]);
             Bits* const __restrict to = lines.data();
