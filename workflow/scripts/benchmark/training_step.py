@@ -1,19 +1,23 @@
-"""Time of a training step and of a VGG-sized layer per precision on a CPU: rounding once against PyTorch's kernels.
+"""Time of training steps and of a VGG-sized layer per precision on a CPU: rounding once against PyTorch's kernels.
 
-Every round measures each case once, in turn, so that a noisy machine disturbs all alike; the ratio is that of
+What a step cannot do without are its convolutions and matrix products: the same kernels on the same operands, alone. Every round measures each case once, in turn, so that a noisy machine disturbs all alike; the ratio is that of
 the medians to the float32 one of the same run.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nonsmooth import optimizers, provenance, training
 from nonsmooth.cells import TrainingCell
+from nonsmooth.datasets import DATASETS
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS, Precision
@@ -24,22 +28,76 @@ BATCH = 128
 BUDGET = 20.0
 
 
-def lenet5_step(precision: Precision, arithmetic) -> Callable[[], None]:
-    """A training step of LeNet-5 on random images of MNIST's shape."""
-    cell = TrainingCell(
-        dataset="mnist_5k", architecture="lenet5", precision=precision.name, learning_rate=0.01, weight_decay=5e-4
-    )
-    model = training.initial_model(cell)
-    optimizer = optimizers.build_optimizer(cell, model)
-    scaler = precision.loss_scaler(CPU)
-    images = torch.randn(BATCH, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(BATCH) % 10
+class Step:
+    """A training step on random images; called, it takes one."""
 
-    def run() -> None:
-        with arithmetic():
-            training.step(model, optimizer, scaler, precision, images, labels)
+    def __init__(self, dataset: str, architecture: str, rule: str, precision: Precision, arithmetic) -> None:
+        cell = TrainingCell(
+            dataset=dataset,
+            architecture=architecture,
+            rule=rule,
+            precision=precision.name,
+            learning_rate=0.01,
+            weight_decay=5e-4,
+        )
+        model = training.initial_model(cell)
+        optimizer, scaler = optimizers.build_optimizer(cell, model), precision.loss_scaler(CPU)
+        images = torch.randn(BATCH, *DATASETS[dataset].shape, generator=torch.Generator().manual_seed(0))
+        self._of_step = model, optimizer, scaler, precision, images, torch.arange(BATCH) % 10
+        self._arithmetic = arithmetic
 
-    return run
+    def __call__(self) -> None:
+        with self._arithmetic():
+            training.step(*self._of_step)
+
+    def update(self) -> None:
+        """What the optimizer does in a step, again."""
+        with self._arithmetic():
+            self._of_step[1].step()
+
+    def parts(self) -> dict[str, Callable[[], None]]:
+        """Parts of a step, by path: what convolutions and matrix products, poolings, and the optimizer compute."""
+        with Recorder() as recorder:  # below the arithmetic, so that it sees which kernels are called
+            self()
+        return {
+            "products": recorder.repeat(lambda name: name.startswith("convolution") or name in ("addmm", "mm")),
+            "poolings": recorder.repeat(lambda name: "max_pool2d" in name),
+            "update": self.update,
+        }
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the operations that are called while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, Callable[[], Any]]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        call = partial(func, *args, **kwargs or {})
+        self.calls.append((func.overloadpacket.__name__, call))
+        return call()
+
+    def repeat(self, wanted: Callable[[str], bool]) -> Callable[[], None]:
+        """A function that calls the operations of these names again."""
+        calls = [call for name, call in self.calls if wanted(name)]
+
+        @torch.no_grad()
+        def run() -> None:
+            for call in calls:
+                call()
+
+        return run
+
+
+lenet5_step = partial(Step, "mnist_5k", "lenet5", "native")
+# The steps that are taken apart.
+STEPS = {
+    "lenet5 step": lenet5_step,
+    "lenet5 step, exact": partial(Step, "mnist_5k", "lenet5", "hybrid-10-exact"),
+    "lenet5 step, composed": partial(Step, "mnist_5k", "lenet5", "hybrid-10-composed"),
+    "vgg11 step": partial(Step, "cifar10", "vgg11", "native"),
+}
 
 
 def vgg11_layer(precision: Precision, arithmetic) -> Callable[[], None]:
@@ -58,18 +116,24 @@ def vgg11_layer(precision: Precision, arithmetic) -> Callable[[], None]:
 
 
 def cases() -> Iterator[tuple[str, str, str, Callable[[], None]]]:
-    """Name, precision, path and the function to time."""
-    for name, build in (("lenet5 step", lenet5_step), ("vgg11 layer", vgg11_layer)):
-        for precision in PRECISIONS.values():
-            if "cpu" not in precision.devices:
-                continue
-            yield name, precision.name, "project", build(precision, lambda p=precision: p.arithmetic(CPU))
-            if precision.dtype in SIXTEEN_BITS:
-                yield name, precision.name, "pytorch", build(precision, nullcontext)
+    """Name, precision, path and the function to time. The path `project` is all of it, `pytorch` with PyTorch's own kernels."""
+    for precision in PRECISIONS.values():
+        if "cpu" not in precision.devices:
+            continue
+        arithmetic = partial(precision.arithmetic, CPU)
+        for name, build in STEPS.items():
+            step = build(precision, arithmetic)
+            yield name, precision.name, "project", step
+            for path, run in step.parts().items():
+                yield name, precision.name, path, run
+        yield "vgg11 layer", precision.name, "project", vgg11_layer(precision, arithmetic)
+        if precision.dtype in SIXTEEN_BITS:
+            yield "lenet5 step", precision.name, "pytorch", lenet5_step(precision, nullcontext)
+            yield "vgg11 layer", precision.name, "pytorch", vgg11_layer(precision, nullcontext)
 
 
 def measure(rounds: int) -> pd.DataFrame:
-    """Median, quartiles (milliseconds) and ratio to float32 of each case."""
+    """Median, quartiles (milliseconds), ratio to float32 and to the whole case in the same precision, of each."""
     running = list(cases())
     seconds: list[list[float]] = [[] for _ in running]
     for round_number in range(rounds + 1):
@@ -86,8 +150,12 @@ def measure(rounds: int) -> pd.DataFrame:
         rows.append({"case": name, "precision": precision, "path": path, "median_ms": median,
                      "quartile1_ms": low, "quartile3_ms": high, "rounds": len(times)})  # fmt: skip
     table = pd.DataFrame(rows)
-    reference = table[table.precision == "float32"].set_index("case").median_ms
-    return table.assign(ratio_to_float32=table.median_ms / table.case.map(reference)).round(3)
+    whole = table[table.path == "project"].set_index(["case", "precision"]).median_ms
+    in_float32 = whole.xs("float32", level="precision")
+    whole = whole.reindex(pd.MultiIndex.from_frame(table[["case", "precision"]])).to_numpy()
+    return table.assign(
+        ratio_to_float32=table.median_ms / table.case.map(in_float32), ratio_to_whole=table.median_ms / whole
+    ).round(3)
 
 
 if __name__ == "__main__":
