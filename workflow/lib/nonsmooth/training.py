@@ -480,9 +480,10 @@ class _Steps:
         }
 
 
+@torch.no_grad()
 def _largest_weight(model: nn.Module) -> Tensor:
     """The largest absolute parameter, which is not finite if any is not (no rounding, so no overflow)."""
-    parameters = [parameter.detach() for parameter in model.parameters()]
+    parameters = list(model.parameters())
     if parameters[0].device.type == "cpu":  # where a norm takes value by value
         return torch.stack([extreme for values in parameters for extreme in torch.aminmax(values)]).abs().max()
     return torch.nn.utils.get_total_norm(parameters, norm_type=float("inf"))

@@ -1,4 +1,4 @@
-"""Time of max pooling, forward and backward, on a CPU: exact and composed, plain and compiled, as ratios to PyTorch's own.
+"""Time of max pooling, forward and backward, on a CPU: native, exact and composed, plain and compiled, as ratios to PyTorch's own.
 
 Every round runs each program twice, in turn, so that a noisy machine disturbs all alike, and times the second run, so that none
 pays for what another left in the caches. Inputs are what a ReLU leaves of normal numbers, so that windows tie at zero. In 16
@@ -15,7 +15,7 @@ from torch import Tensor
 from nonsmooth import provenance, training
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
-from nonsmooth.pooling import Hybrid, max_pool2d
+from nonsmooth.pooling import Hybrid, Native, max_pool2d
 from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
 from nonsmooth.pooling.kernels import TYPES, kernels
@@ -43,6 +43,7 @@ def programs(geometry: Geometry) -> dict[str, Callable[[Tensor], Tensor]]:
     if kernels() is not None:
         found["exact compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA))
         if geometry == TILING:
+            found["native compiled"] = lambda input: max_pool2d(input, *geometry, rule=Native())
             found["composed compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA, "composed"))
     return found
 

@@ -64,10 +64,11 @@ struct Layout {
     // visit(offset there, offset in memory) for each. Padding and what lies between planes is not visited.
     template <class Visit> void for_each_row(int64_t count, Visit visit) const {
         for (int64_t plane = 0; plane < count; ++plane)
-            for (int64_t row = 0; row < s.height; ++row) {
-                const int64_t y = row + s.top, phase = y % s.stride_height * windows;
-                const int64_t line = phase + (plane * rows + y / s.stride_height) * columns;
-                visit(line * s.stride_width + s.left, (plane * s.height + row) * s.width);
+            for (int64_t y0 = 0; y0 < std::min(s.stride_height, s.height); ++y0) {
+                const int64_t y = y0 + s.top;  // of the first row in this phase
+                int64_t line = y % s.stride_height * windows + (plane * rows + y / s.stride_height) * columns;
+                for (int64_t row = y0; row < s.height; row += s.stride_height, line += columns)
+                    visit(line * s.stride_width + s.left, (plane * s.height + row) * s.width);
             }
     }
 
