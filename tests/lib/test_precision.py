@@ -177,7 +177,9 @@ def smooth_pooling_gradient(operator: Callable[..., Tensor], d: Operands) -> Ten
     return operator(d(2, 3, 4, 4), x, [2, 2], 0.5)
 
 
-def of_several(function: Callable[[list[Tensor], list[Tensor]], list[Tensor] | None], d: Operands) -> tuple[Tensor, ...]:
+def of_several(
+    function: Callable[[list[Tensor], list[Tensor]], list[Tensor] | None], d: Operands
+) -> tuple[Tensor, ...]:
     """What `function` makes of two lists of two tensors, or of the first of them in place."""
     first, second = [d(99), d(9, 11)], [d(99), d(9, 11)]
     return tuple(function(first, second) or first)
