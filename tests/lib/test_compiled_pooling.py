@@ -189,7 +189,7 @@ def weights_after(cell: TrainingCell, images: Tensor, steps: int, device: torch.
 @needs_kernels
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "mixed16", "float32", "float64"])
 @pytest.mark.parametrize("architecture", ["lenet5", "vgg11"])
-@pytest.mark.parametrize("rule", ["minimal", "hybrid-10000-exact"])
+@pytest.mark.parametrize("rule", ["native", "minimal", "hybrid-10000-exact"])
 def test_training_gives_the_same_weights(
     architecture: str, precision: str, rule: str, make_cell, train_set: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,14 @@ def compiled_pooling(d: Operands, backward: bool) -> tuple[Tensor, ...]:
     return (compiled.max_pool2d_with_codes_backward(d(*output.shape), input, codes, *geometry, 10.0),)
 
 
+def compiled_native_gradient(d: Operands) -> Tensor:
+    if kernels() is None:
+        pytest.skip("no compiler")
+    input = d(2, 3, 8, 8).relu()
+    _, codes = compiled.max_pool2d_with_codes(input, [2, 2], [2, 2], [0, 0], [1, 1], False)
+    return compiled.native_with_codes_backward(d(2, 3, 4, 4), input, codes, [2, 2])
+
+
 def norm_pooling(d: Operands) -> Tensor:
     """2 x 2 windows, some of them all zero."""
     return norm.norm_pool(d(2, 3, 8, 8).relu(), [2, 2])
@@ -169,6 +177,14 @@ def smooth_pooling_gradient(operator: Callable[..., Tensor], d: Operands) -> Ten
     return operator(d(2, 3, 4, 4), x, [2, 2], 0.5)
 
 
+def of_several(
+    function: Callable[[list[Tensor], list[Tensor]], list[Tensor] | None], d: Operands
+) -> tuple[Tensor, ...]:
+    """What `function` makes of two lists of two tensors, or of the first of them in place."""
+    first, second = [d(99), d(9, 11)], [d(99), d(9, 11)]
+    return tuple(function(first, second) or first)
+
+
 def unscaled(d: Operands) -> tuple[Tensor, ...]:
     """Gradients divided by a loss scale, and whether one was not finite."""
     gradients, found = [d(99), d(9, 11)], torch.zeros(())
@@ -179,6 +195,17 @@ def unscaled(d: Operands) -> tuple[Tensor, ...]:
 # Shapes are not multiples of a vector's length, so that the kernels' remainders count, too.
 CASES: dict[str, list[Case]] = {
     "_amp_foreach_non_finite_check_and_unscale": [unscaled],
+    "_foreach_add": [
+        lambda d: of_several(lambda a, b: torch._foreach_add(a, b, alpha=TINY), d),
+        lambda d: of_several(lambda a, b: torch._foreach_add_(a, b, alpha=-SMALL), d),
+        lambda d: of_several(lambda a, b: torch._foreach_add_(a, TINY), d),
+    ],
+    "_foreach_addcdiv": [lambda d: of_several(lambda a, b: torch._foreach_addcdiv_(a, b, b, [-SMALL, TINY]), d)],
+    "_foreach_addcmul": [lambda d: of_several(lambda a, b: torch._foreach_addcmul_(a, b, b, TINY), d)],
+    "_foreach_div": [lambda d: of_several(lambda a, b: torch._foreach_div_(a, [LARGE, SMALL]), d)],
+    "_foreach_lerp": [lambda d: of_several(lambda a, b: torch._foreach_lerp_(a, b, 1 - LARGE), d)],
+    "_foreach_mul": [lambda d: of_several(lambda a, b: torch._foreach_mul_(a, LARGE), d)],
+    "_foreach_sqrt": [lambda d: tuple(torch._foreach_sqrt([d.positive(2999), d.positive(9, 11)]))],
     "_local_scalar_dense": [lambda d: torch.tensor([x.item() for x in d(9)], dtype=torch.float64)],
     "_to_copy": [lambda d: d(99).to(torch.float64)],
     "_unsafe_view": [lambda d: aten._unsafe_view(d(9, 11), [99])],
@@ -211,6 +238,7 @@ CASES: dict[str, list[Case]] = {
         lambda d: F.max_pool2d(d(2, 3, 9, 9), 3, 2, 1, return_indices=True),
     ],
     "maximum": [lambda d: torch.maximum(d(9, 11), d(9, 11)), lambda d: torch.maximum(d(9, 11), d(11))],
+    "native_max_pool2d_with_codes_backward": [compiled_native_gradient],
     "ne": [lambda d: d(9, 9) != d(9, 9).relu(), lambda d: d(99) != 0],
     "neg": [lambda d: -d(99), lambda d: in_place(Tensor.neg_, d(99))],
     "new_empty": [lambda d: d(99).new_empty(99).copy_(d(99))],
@@ -360,7 +388,7 @@ def test_every_operation_has_cases() -> None:
 def test_operation_rounds_as_its_rule_says(name: str, level: str, kind: str) -> None:
     dtype, rounding = HALVES[level], OPERATIONS[name]
     # MKL's float32 square root is not always the nearest float32, so that rounding it again can be wrong.
-    wide = torch.float64 if name == "sqrt" else torch.float32
+    wide = torch.float64 if name.endswith("sqrt") else torch.float32
     recorder = Recorder()
     for case in CASES[name]:
         with PRECISIONS[level].arithmetic(CPU), recorder:
@@ -556,7 +584,7 @@ def test_training_steps_use_listed_operations_only(level: str, make_cell) -> Non
     assert {
         "convolution",
         "convolution_backward",
-        "max_pool2d_with_indices",
+        "max_pool2d_with_indices" if kernels() is None else "native_max_pool2d_with_codes_backward",
         "amax" if kernels() is None else "composed_max_pool2d_with_codes_backward",
         "max_pool2d_transposed_jacobian" if kernels() is None else "max_pool2d_with_codes_backward",
     } <= used

@@ -57,7 +57,9 @@ class Images:
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Normalised float32 images and labels: (x / 255 - mean) / std."""
-        return _normalise(self.images[index], self.mean, self.std), self.labels[index]
+        # Row by row, where brackets would take pixel by pixel.
+        images = self.images[index] if isinstance(index, slice) else self.images.index_select(0, index)
+        return _normalise(images, self.mean, self.std), self.labels[index]
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, augmentation: str = "none", skip: int = 0
@@ -88,7 +90,7 @@ class Images:
             return
         draws = [draw.to(device).split(batch_size) for draw in draw_crops_and_flips(len(self), generator)]
         for index, top, left, flip in list(zip(order.split(batch_size), *draws, strict=True))[skip:]:
-            images = crop_and_flip(self.images[index], top, left, flip)
+            images = crop_and_flip(self.images.index_select(0, index), top, left, flip)
             yield _normalise(images, self.mean, self.std), self.labels[index]
 
 

@@ -40,13 +40,20 @@ def build_optimizer(cell: TrainingCell, model: nn.Module) -> torch.optim.Optimiz
                 lr=cell.learning_rate,
                 momentum=cell.momentum,
                 weight_decay=cell.weight_decay,
+                foreach=True,
             )
             if cell.optimizer == "sgd_clipped":
                 # After a loss scaler has unscaled the gradients, and not at steps that it skips.
                 sgd.register_step_pre_hook(lambda *_: clip_gradients(model.parameters(), cell.clip_norm))
             return sgd
         case "adam":
-            return Adam(model.parameters(), lr=cell.learning_rate, eps=cell.adam_eps, weight_decay=cell.weight_decay)
+            return Adam(
+                model.parameters(),
+                lr=cell.learning_rate,
+                eps=cell.adam_eps,
+                weight_decay=cell.weight_decay,
+                foreach=True,
+            )
     raise ValueError(f"unknown optimizer {cell.optimizer!r}; expected 'sgd', 'adam', 'sgd_clipped' or 'sgd_scaled'")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -184,6 +184,7 @@ OPERATIONS: dict[str, Rounding] = {
             "max_pool2d_with_codes",
             "max_pool2d_with_indices",
             "maximum",
+            "native_max_pool2d_with_codes_backward",
             "ne",
             "neg",
             "new_empty",
@@ -200,10 +201,11 @@ OPERATIONS: dict[str, Rounding] = {
         ),
         Rounding.EXACT,
     ),
-    # Not add and sub: their 16-bit CPU kernels round a scalar operand, such as SGD's rate, to 16 bits first.
+    # Not add, sub and products of lists: their 16-bit CPU kernels round a scalar operand, such as SGD's rate, to 16 bits first.
     **dict.fromkeys(
         (
             "_amp_foreach_non_finite_check_and_unscale",
+            "_foreach_sqrt",
             "boltzmann_pool2d",
             "boltzmann_pool2d_backward",
             "div",
@@ -226,6 +228,12 @@ OPERATIONS: dict[str, Rounding] = {
     ),
     **dict.fromkeys(
         (
+            "_foreach_add",
+            "_foreach_addcdiv",
+            "_foreach_addcmul",
+            "_foreach_div",
+            "_foreach_lerp",
+            "_foreach_mul",
             "_log_softmax",
             "_log_softmax_backward_data",
             "add",
@@ -272,23 +280,41 @@ class RoundOnceOnCpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name, rounding = _rule(func)
-        if rounding is Rounding.UPCAST:
-            return _upcast(func, name, args, kwargs)
-        if rounding is None and _sixteen_bit_type(args) is not None:
+        operation = _operation(func)
+        if operation.rounding is Rounding.UPCAST:
+            return _upcast(func, operation, args, kwargs)
+        if operation.rounding is None and _sixteen_bit_type(args) is not None:
             raise NotImplementedError(
-                f"16-bit arithmetic on a CPU: no rounding rule for {func}; add {name!r} to OPERATIONS in "
+                f"16-bit arithmetic on a CPU: no rounding rule for {func}; add {operation.name!r} to OPERATIONS in "
                 f"{__name__} (exact, rounds once, or upcast) and to its test"
             )
         return func(*args, **kwargs)
 
 
+class _Operation(NamedTuple):
+    """What is to be known of an operation; looked up once, since a schema is slow to read.
+
+    Attributes:
+        name: in `OPERATIONS`. rounding: its rule there; views are exact.
+        written: positions of the arguments that it writes.
+        in_place: whether it returns the first of them.
+    """
+
+    name: str
+    rounding: Rounding | None
+    written: tuple[int, ...]
+    in_place: bool
+
+
 @cache
-def _rule(func: torch._ops.OpOverload) -> tuple[str, Rounding | None]:
-    name = func.overloadpacket.__name__.removesuffix("_")
-    aliases = any(argument.alias_info is not None and not argument.alias_info.is_write
-                  for argument in func._schema.arguments)  # fmt: skip
-    return name, Rounding.EXACT if aliases else OPERATIONS.get(name)
+def _operation(func: torch._ops.OpOverload) -> _Operation:
+    packet = func.overloadpacket.__name__
+    name = packet.removesuffix("_")
+    aliases = [argument.alias_info for argument in func._schema.arguments]
+    written = [position for position, alias in enumerate(aliases) if alias is not None and alias.is_write]
+    is_view = any(alias is not None and not alias.is_write for alias in aliases)
+    rounding = Rounding.EXACT if is_view else OPERATIONS.get(name)
+    return _Operation(name, rounding, (*written, *_WRITTEN_SILENTLY.get(name, ())), packet.endswith("_"))
 
 
 def _sixteen_bit_type(args: tuple[Any, ...]) -> torch.dtype | None:
@@ -305,30 +331,35 @@ def _sixteen_bit_type(args: tuple[Any, ...]) -> torch.dtype | None:
 
 
 def _widen(arg: Any) -> Any:
-    """A 16-bit tensor, or the name of a 16-bit type, in float32."""
+    """A 16-bit tensor, several of them, or the name of a 16-bit type, in float32."""
     if isinstance(arg, Tensor):
         return arg.float() if arg.dtype in SIXTEEN_BITS else arg
+    if isinstance(arg, list):
+        return [_widen(value) for value in arg]
     return torch.float32 if isinstance(arg, torch.dtype) and arg in SIXTEEN_BITS else arg
 
 
-def _upcast(func, name: str, args, kwargs):
+def _upcast(func, operation: _Operation, args, kwargs):
     """`func` by its float32 kernel: operands widened, results and mutated operands rounded once."""
     dtype = _sixteen_bit_type(args)
     if dtype is None:
         return func(*args, **kwargs)
     if any(isinstance(value, Tensor) for value in kwargs.values()):
         raise NotImplementedError(f"16-bit arithmetic on a CPU: {func} with a tensor given by keyword, such as `out`")
-    if name in ("add", "sub"):
-        dtype = torch.result_type(*args[:2])  # of a 16-bit and a 32-bit tensor it is float32
+    name = operation.name
+    if name in ("_foreach_add", "add", "sub"):
+        a, b = (arg[0] if isinstance(arg, list) else arg for arg in args[:2])
+        dtype = torch.result_type(a, b)  # of a 16-bit and a 32-bit tensor it is float32
     dtype = kwargs.get("dtype") or dtype
     widened = [_widen(arg) for arg in args]
     results = func(*widened, **{key: _widen(value) for key, value in kwargs.items()})
-    for position, argument in enumerate(func._schema.arguments[: len(args)]):
-        writes = argument.alias_info is not None and argument.alias_info.is_write
-        if args[position] is not widened[position] and (writes or position in _WRITTEN_SILENTLY.get(name, ())):
+    for position in operation.written:
+        if isinstance(args[position], list):
+            torch._foreach_copy_(args[position], widened[position])
+        elif args[position] is not widened[position]:
             args[position].copy_(widened[position])
-    if func.overloadpacket.__name__.endswith("_"):
-        return args[0]
+    if operation.in_place:
+        return None if isinstance(args[0], list) else args[0]
     if isinstance(results, Tensor):
         return results.to(dtype) if results.dtype == torch.float32 else results
     kept = _KEPT_IN_FLOAT32.get(name, ())
@@ -339,4 +370,4 @@ def _upcast(func, name: str, args, kwargs):
             model = args[like[position]] if position in like else None
             result = result.to(dtype if model is None else model.dtype)
         rounded.append(result)
-    return tuple(rounded)
+    return type(results)(rounded)

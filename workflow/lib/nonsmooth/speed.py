@@ -111,7 +111,7 @@ BENCHMARKS = {
         "Forward and backward of one pooling; the reference is PyTorch's own in the same type.",
         pooling_sentence,
         {"shape": "input", "kernel": "window", "stride": "stride", "dtype": "precision", "program": "program", **MILLISECONDS,
-         "ratio_to_native": "ratio"},
+         "ratio_to_native": "ratio", "ratio_to_copy": "ratio to copying"},
     ),
     "training_step": Benchmark(
         "Rounding once per operation",

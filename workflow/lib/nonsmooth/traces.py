@@ -154,13 +154,12 @@ def pass_through(input: Tensor, grad: Tensor, pool: MaxPool2d, precision: Precis
 
 
 def _errors(name: str, computed: Tensor, true: Tensor, where: Tensor) -> dict[str, Any]:
-    computed, true = computed[where & true.isfinite()], true[where & true.isfinite()]
-    is_finite = computed.isfinite()
-    relative = ((computed - true).abs() / true.abs())[is_finite & (true != 0)]
+    is_asked, is_finite = where & true.isfinite(), computed.isfinite()
+    relative = ((computed - true).abs() / true.abs())[is_asked & is_finite & (true != 0)]
     return {
         f"{name}_error": _mean(relative),
         f"{name}_error_max": relative.max().item() if len(relative) else nan,
-        f"{name}_nonfinite": int((~is_finite).sum()),
+        f"{name}_nonfinite": int((is_asked & ~is_finite).sum()),
     }
 
 

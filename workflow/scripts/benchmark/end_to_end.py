@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
 
-from nonsmooth import datasets, images, optimizers, provenance, timing, training
+from nonsmooth import datasets, images, provenance, timing, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.datasets import DATASETS
 from nonsmooth.files import atomic
@@ -24,7 +25,7 @@ from nonsmooth.pooling import MaxPool2d
 from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.windows import Geometry
 from nonsmooth.precision import PRECISIONS
-from nonsmooth.rules import Hybrid, parse_rule
+from nonsmooth.rules import Hybrid, Native, parse_rule
 
 CPU = torch.device("cpu")
 PRECISION_NAMES = ("float16", "bfloat16", "float32", "float64")
@@ -52,14 +53,16 @@ class PlainImages(torch.utils.data.Dataset):
 def plain_epoch(cell: TrainingCell, path: str) -> Callable[[], None]:
     """An epoch of the plain program."""
     model = training.initial_model(cell)
-    match parse_rule(cell.rule):
-        case Hybrid(beta, "composed"):
-            for pool in [module for module in model.modules() if isinstance(module, MaxPool2d)]:
+    # Without the project's compiled kernels.
+    for pool in [module for module in model.modules() if isinstance(module, MaxPool2d)]:
+        match parse_rule(cell.rule):
+            case Native():
+                pool.forward = partial(nn.MaxPool2d.forward, pool)
+            case Hybrid(beta, "composed"):
                 geometry = Geometry.of(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-                # Not compiled.
                 pool.forward = partial(composed_max_pool2d, geometry=geometry, beta=beta)
     dtype = PRECISIONS[cell.precision].dtype
-    optimizer = optimizers.build_optimizer(cell, model)
+    optimizer = torch.optim.SGD(model.parameters(), cell.learning_rate, cell.momentum, weight_decay=cell.weight_decay)
     loader = torch.utils.data.DataLoader(PlainImages(cell.dataset, path), cell.batch_size, shuffle=True)
 
     def run() -> None:

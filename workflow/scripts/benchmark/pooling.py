@@ -1,5 +1,5 @@
-"""Time of max pooling, forward and backward: exact and composed, plain and compiled, as ratios to PyTorch's own, and to the time that
-the bytes of exact pooling take to copy.
+"""Time of max pooling, forward and backward: native, exact and composed, plain and compiled, as ratios to PyTorch's own, and to the time
+that the bytes of exact pooling take to copy.
 
 Every round runs each program twice, in turn, so that a noisy machine disturbs all alike, and times the second run, so that none
 pays for what another left in the caches. On a GPU a batch is so large that kernels take longer than to launch them. Inputs are what a ReLU leaves of normal numbers, so that windows tie at zero. In 16
@@ -16,7 +16,7 @@ from nonsmooth import provenance, timing, training
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
 from nonsmooth.leases import lease
-from nonsmooth.pooling import Hybrid, max_pool2d
+from nonsmooth.pooling import Hybrid, Native, max_pool2d
 from nonsmooth.pooling.compiled import gpu_kernels
 from nonsmooth.pooling.composed import composed_max_pool2d
 from nonsmooth.pooling.exact import ExactMaxPool2d
@@ -48,6 +48,7 @@ def programs(geometry: Geometry, device: torch.device = CPU) -> dict[str, Callab
     if (kernels if device.type == "cpu" else gpu_kernels)() is not None:
         found["exact compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA))
         if geometry == TILING and device.type == "cpu":
+            found["native compiled"] = lambda input: max_pool2d(input, *geometry, rule=Native())
             found["composed compiled"] = lambda input: max_pool2d(input, *geometry, rule=Hybrid(BETA, "composed"))
     return found
 

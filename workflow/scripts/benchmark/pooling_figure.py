@@ -13,6 +13,7 @@ STYLES = {
     "exact": {"color": plotting.COLOURS["exact"], "marker": "o", "markerfacecolor": "white"},
     "composed compiled": {"color": plotting.COLOURS["composed"], "marker": "s"},
     "exact compiled": {"color": plotting.COLOURS["exact"], "marker": "o"},
+    "native compiled": {"color": plotting.COLOURS["native"], "marker": "D"},
 }
 PANEL = ["shape", "kernel", "stride", "padding"]
 # The places of a type's programs, of the distance between types.

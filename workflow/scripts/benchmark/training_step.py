@@ -1,19 +1,24 @@
-"""Time of a training step and of a VGG-sized layer per precision on a CPU: rounding once against PyTorch's kernels.
+"""Time of training steps and of a VGG-sized layer per precision on a CPU: rounding once against PyTorch's kernels.
 
-The ratio is that of the medians to the float32 one of the same run.
+What a step cannot do without are its convolutions and matrix products: the same kernels on the same operands, alone. The ratio is
+that of the medians to the float32 one of the same run.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nonsmooth import provenance, timing, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
+from nonsmooth.pooling import MaxPool2d
 from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS, Precision
 
 CPU = torch.device("cpu")
@@ -22,17 +27,69 @@ BATCH = 128
 BUDGET, ROUNDS = 20.0, 20
 
 
-def lenet5_step(precision: Precision, arithmetic) -> Callable[[], None]:
-    """A training step of LeNet-5 on random images of MNIST's shape."""
-    cell = TrainingCell(
-        dataset="mnist_5k",
-        architecture="lenet5",
-        precision=precision.name,
-        learning_rate=0.01,
-        weight_decay=5e-4,
-        batch_size=BATCH,
-    )
-    return timing.TrainingStep(cell, CPU, arithmetic)
+class Step(timing.TrainingStep):
+    """A training step that can be taken apart."""
+
+    def __init__(self, dataset: str, architecture: str, rule: str, precision: Precision, arithmetic) -> None:
+        cell = TrainingCell(
+            dataset=dataset,
+            architecture=architecture,
+            rule=rule,
+            precision=precision.name,
+            learning_rate=0.01,
+            weight_decay=5e-4,
+            batch_size=BATCH,
+        )
+        super().__init__(cell, CPU, arithmetic)
+
+    def update(self) -> None:
+        """What the optimizer does in a step, again."""
+        with self.arithmetic():
+            self.optimizer.step()
+
+    def parts(self) -> dict[str, Callable[[], None]]:
+        """Parts of a step, by path: what convolutions and matrix products, poolings, and the optimizer compute."""
+        with Recorder() as recorder:  # below the arithmetic, so that it sees which kernels are called
+            self()
+        return {
+            "products": recorder.repeat(lambda name: name.startswith("convolution") or name in ("addmm", "mm")),
+            "poolings": recorder.repeat(lambda name: "max_pool2d" in name),
+            "update": self.update,
+        }
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the operations that are called while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, Callable[[], Any]]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        call = partial(func, *args, **kwargs or {})
+        self.calls.append((func.overloadpacket.__name__, call))
+        return call()
+
+    def repeat(self, wanted: Callable[[str], bool]) -> Callable[[], None]:
+        """A function that calls the operations of these names again."""
+        calls = [call for name, call in self.calls if wanted(name)]
+
+        @torch.no_grad()
+        def run() -> None:
+            for call in calls:
+                call()
+
+        return run
+
+
+lenet5_step = partial(Step, "mnist_5k", "lenet5", "native")
+# The steps that are taken apart.
+STEPS = {
+    "lenet5 step": lenet5_step,
+    "lenet5 step, exact": partial(Step, "mnist_5k", "lenet5", "hybrid-10-exact"),
+    "lenet5 step, composed": partial(Step, "mnist_5k", "lenet5", "hybrid-10-composed"),
+    "vgg11 step": partial(Step, "cifar10", "vgg11", "native"),
+}
 
 
 def vgg11_layer(precision: Precision, arithmetic) -> Callable[[], None]:
@@ -51,18 +108,27 @@ def vgg11_layer(precision: Precision, arithmetic) -> Callable[[], None]:
 
 
 def cases() -> Iterator[tuple[str, str, str, Callable[[], None]]]:
-    """Name, precision, path and the function to time."""
-    for name, build in (("lenet5 step", lenet5_step), ("vgg11 layer", vgg11_layer)):
-        for precision in PRECISIONS.values():
-            if "cpu" not in precision.devices:
-                continue
-            yield name, precision.name, "project", build(precision, lambda p=precision: p.arithmetic(CPU))
-            if precision.dtype in SIXTEEN_BITS:
-                yield name, precision.name, "pytorch", build(precision, nullcontext)
+    """Name, precision, path and the function to time. The path `project` is all of it, `pytorch` with PyTorch's own kernels."""
+    for precision in PRECISIONS.values():
+        if "cpu" not in precision.devices:
+            continue
+        arithmetic = partial(precision.arithmetic, CPU)
+        for name, build in STEPS.items():
+            step = build(precision, arithmetic)
+            yield name, precision.name, "project", step
+            for path, run in step.parts().items():
+                yield name, precision.name, path, run
+        yield "vgg11 layer", precision.name, "project", vgg11_layer(precision, arithmetic)
+        if precision.dtype in SIXTEEN_BITS:
+            step = lenet5_step(precision, nullcontext)
+            for pool in [module for module in step.model.modules() if isinstance(module, MaxPool2d)]:
+                pool.forward = partial(nn.MaxPool2d.forward, pool)
+            yield "lenet5 step", precision.name, "pytorch", step
+            yield "vgg11 layer", precision.name, "pytorch", vgg11_layer(precision, nullcontext)
 
 
 def measure(rounds: int) -> pd.DataFrame:
-    """Median, quartiles (milliseconds) and ratio to float32 of each case."""
+    """Median, quartiles (milliseconds), ratio to float32 and to the whole case in the same precision, of each."""
     running = list(cases())
     seconds = timing.in_turn([run for *_, run in running], rounds, BUDGET, timing.clock(CPU))
     rows = []
@@ -72,8 +138,12 @@ def measure(rounds: int) -> pd.DataFrame:
         rows.append({"case": name, "precision": precision, "path": path, "median_ms": median,
                      "quartile1_ms": low, "quartile3_ms": high, "rounds": len(times)})  # fmt: skip
     table = pd.DataFrame(rows)
-    reference = table[table.precision == "float32"].set_index("case").median_ms
-    return table.assign(ratio_to_float32=table.median_ms / table.case.map(reference)).round(3)
+    whole = table[table.path == "project"].set_index(["case", "precision"]).median_ms
+    in_float32 = whole.xs("float32", level="precision")
+    whole = whole.reindex(pd.MultiIndex.from_frame(table[["case", "precision"]])).to_numpy()
+    return table.assign(
+        ratio_to_float32=table.median_ms / table.case.map(in_float32), ratio_to_whole=table.median_ms / whole
+    ).round(3)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exact and composed max pooling by compiled kernels: the bits and derivatives of the plain paths in a fraction of the time."""
+"""Native, exact and composed max pooling by compiled kernels: the bits and derivatives of the plain paths in less time."""
 
 from __future__ import annotations
 
@@ -129,6 +129,28 @@ def _product(tangent: Tensor, input: Tensor, geometry: Geometry, beta: float) ->
     return JacobianProduct.apply(tangent, input, values, indices, geometry, beta, False)
 
 
+class CompiledNativeMaxPool2d(torch.autograd.Function):
+    """PyTorch's own max pooling where `can_compile`, the windows tile the input, and nothing `is_transformed`.
+
+    What is differentiated twice is computed by PyTorch. So are windows that overlap: it adds their gradients in the working type.
+    """
+
+    @staticmethod
+    def forward(ctx, input: Tensor, geometry: Geometry) -> Tensor:
+        ctx.geometry = geometry
+        output, codes = max_pool2d_with_codes(input, *geometry)
+        ctx.save_for_backward(input, codes)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        input, codes = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            output = torch.nn.functional.max_pool2d(input, *ctx.geometry)
+            return torch.autograd.grad(output, input, grad, create_graph=True)[0], None
+        return native_with_codes_backward(grad, input, codes, ctx.geometry.kernel), None
+
+
 class CompiledComposedMaxPool2d(torch.autograd.Function):
     """`composed_max_pool2d` where `can_compile` or `can_compile_on_gpu`, the windows tile the input, and nothing `is_transformed`.
 
@@ -197,6 +219,15 @@ def max_pool2d_with_codes_backward(
     return result
 
 
+@custom_op("nonsmooth::native_max_pool2d_with_codes_backward")
+def native_with_codes_backward(grad: Tensor, input: Tensor, codes: Tensor, kernel: Sequence[int]) -> Tensor:
+    """`grad` at PyTorch's argmax, where windows tile the input; `input` says no more than its shape and type."""
+    shape, _ = _shape(input.shape, Geometry.of(kernel, None, 0, 1, False), torch.get_num_threads())
+    grad, result = grad.contiguous(), torch.empty_like(input)
+    kernels().native_backward[grad.dtype](grad.data_ptr(), codes.data_ptr(), result.data_ptr(), shape)
+    return result
+
+
 @custom_op("nonsmooth::composed_max_pool2d_with_codes")
 def composed_with_codes(input: Tensor, kernel: Sequence[int], beta: float) -> tuple[Tensor, Tensor]:
     """The combination of two poolings of windows that tile the input, and codes, which are 0 where a window has a NaN."""
@@ -247,6 +278,11 @@ def _(input, kernel, stride, padding, dilation, ceil_mode) -> tuple[Tensor, Tens
 
 @max_pool2d_with_codes_backward.register_fake
 def _(grad, input, codes, kernel, stride, padding, dilation, ceil_mode, beta) -> Tensor:
+    return torch.empty_like(input)
+
+
+@native_with_codes_backward.register_fake
+def _(grad, input, codes, kernel) -> Tensor:
     return torch.empty_like(input)
 
 

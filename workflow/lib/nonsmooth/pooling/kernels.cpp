@@ -1,5 +1,5 @@
-// Exact max pooling with the gradient of its hybrid Jacobian, and composed max pooling, on a CPU: the bits of exact.py
-// and composed.py in a few passes over memory.
+// Exact max pooling with the gradient of its hybrid Jacobian or PyTorch's own, and composed max pooling, on a CPU: the
+// bits of exact.py, composed.py and PyTorch in a few passes over memory.
 //
 // The forward pass leaves a code per window, which is all that the gradient needs: a bit for every position of the
 // kernel, in scan order, that holds a maximum. The lowest one is PyTorch's argmax. A window with NaNs has the bit of
@@ -60,25 +60,27 @@ struct Layout {
         return (y * s.stride_width + x) * windows + down(i) * columns + right(j);
     }
 
-    // Calls visit(cell, offset in memory) for every value of `count` planes.
-    template <class Visit> void for_each_value(int64_t count, Visit visit) const {
+    // Where the rows of `count` planes lie, one after another, before their columns are taken apart: calls
+    // visit(offset there, offset in memory) for each. Padding and what lies between planes is not visited.
+    template <class Visit> void for_each_row(int64_t count, Visit visit) const {
+        for (int64_t plane = 0; plane < count; ++plane)
+            for (int64_t y0 = 0; y0 < std::min(s.stride_height, s.height); ++y0) {
+                const int64_t y = y0 + s.top;  // of the first row in this phase
+                int64_t line = y % s.stride_height * windows + (plane * rows + y / s.stride_height) * columns;
+                for (int64_t row = y0; row < s.height; row += s.stride_height, line += columns)
+                    visit(line * s.stride_width + s.left, (plane * s.height + row) * s.width);
+            }
+    }
+
+    // Calls visit(cell, offset there) for every cell of that phase of rows; in long loops, which vectorise.
+    template <class Visit> void for_each_cell(Visit visit) const {
         const auto walk = [&](const auto stride) {
-            for (int64_t plane = 0; plane < count; ++plane)
-                for (int64_t y0 = 0; y0 < std::min(s.stride_height, s.height); ++y0)
-                    for (int64_t x0 = 0; x0 < std::min<int64_t>(stride, s.width); ++x0) {
-                        const int64_t y = y0 + s.top, x = x0 + s.left;  // of the first value in this phase
-                        int64_t cell = (y % s.stride_height * stride + x % stride) * windows +
-                                       (plane * rows + y / s.stride_height) * columns + x / stride;
-                        int64_t offset = (plane * s.height + y0) * s.width + x0;
-                        const int64_t length = (s.width - x0 - 1) / stride + 1;
-                        for (int64_t row = y0; row < s.height; row += s.stride_height) {
-                            for (int64_t i = 0; i < length; ++i) visit(cell + i, offset + i * stride);
-                            cell += columns;
-                            offset += s.stride_height * s.width;
-                        }
-                    }
+            for (int64_t y = 0; y < s.stride_height; ++y)
+                for (int64_t x = 0; x < stride; ++x)
+                    for (int64_t w = 0; w < windows; ++w)
+                        visit((y * stride + x) * windows + w, (y * windows + w) * stride + x);
         };
-        switch (s.stride_width) {  // known strides vectorise
+        switch (s.stride_width) {
             case 1: return walk(std::integral_constant<int64_t, 1>());
             case 2: return walk(std::integral_constant<int64_t, 2>());
             default: return walk(s.stride_width);
@@ -109,6 +111,7 @@ template <class Bits_, int significand> struct Type {
     static constexpr Bits lowest = std::numeric_limits<Bits>::min(), highest = std::numeric_limits<Bits>::max();
     static constexpr Bits infinity = Bits(highest >> significand << significand);
 
+    static bool is_finite(Bits value) { return Bits(value & highest) < infinity; }
     static bool is_nan(Bits value) { return Bits(value & highest) > infinity; }
     // Grows with the value, above `lowest`. The same for both zeros, and `highest` for every NaN.
     static Bits key(Bits value) {
@@ -120,11 +123,13 @@ template <class Bits_, int significand> struct Type {
 };
 
 struct Double : Type<int64_t, 52> {
+    static double rounded(double value) { return value; }
     static double widen(Bits value) { return bits_of<double>(value); }
     static Bits narrow(double value) { return bits_of<Bits>(value); }
 };
 
 struct Single : Type<int32_t, 23> {
+    static float rounded(float value) { return value; }
     static double widen(Bits value) { return bits_of<float>(value); }
     static Bits narrow(double value) { return bits_of<Bits>(float(value)); }
 };
@@ -157,10 +162,23 @@ template <int significand> struct Sixteen : Type<int16_t, significand> {
 };
 
 struct Half : Sixteen<10> {
+    // As `widen(narrow(value))`, of more numbers at once.
+    static float rounded(float value) {
+        const int32_t bits = bits_of<int32_t>(value), size = bits & 0x7fffffff;
+        const int32_t normal = (size + 0xfff + (size >> 13 & 1)) & ~0x1fff;
+        const int32_t subnormal = bits_of<int32_t>(bits_of<float>(size) + 0.5f - 0.5f);  // whose spacing is 2^-24
+        const int32_t number = size < 0x38800000 ? subnormal : normal >= 0x47800000 ? 0x7f800000 : normal;
+        return bits_of<float>((size > 0x7f800000 ? size : number) | (bits & ~0x7fffffff));
+    }
     static Bits returned(Bits value) { return is_nan(value) ? Bits(value | 0x200) : value; }
 };
 
 struct Brain : Sixteen<7> {
+    static float rounded(float value) {
+        const int32_t bits = bits_of<int32_t>(value), size = bits & 0x7fffffff;
+        const int32_t number = (size + 0x7fff + (size >> 16 & 1)) & ~0xffff;
+        return bits_of<float>((size > 0x7f800000 ? size : number) | (bits & ~0x7fffffff));
+    }
     static Bits returned(Bits value) { return is_nan(value) ? Bits(0x7fc0) : value; }
 };
 
@@ -171,7 +189,7 @@ struct Brain : Sixteen<7> {
 template <class T> struct Exact {
     using Bits = typename T::Bits;
     const double beta;
-    static constexpr bool has_rest = false, minds_signs_of_zeros = false;
+    static constexpr bool has_others = true, has_rest = false, minds_signs_of_zeros = false;
 
     Bits output(Bits maximum) const { return T::returned(maximum); }
     uint16_t code(Bits code, Bits) const { return uint16_t(code); }
@@ -179,29 +197,33 @@ template <class T> struct Exact {
     double to_others(double g, int maxima) const { return g * beta / maxima + 0.0; }
 };
 
-// The same by the composition of two poolings in the working type: every operation is computed in float32, of float64 in
+// PyTorch's own: the gradient goes to the argmax as it is.
+struct Native {
+    static constexpr bool has_others = false, has_rest = false;
+};
+
+// As `Exact` by the composition of two poolings in the working type: every operation is computed in float32, of float64 in
 // float64, and rounded. The rest is multiplied by 0, which is NaN where the product overflowed, and all of a NaN's window
 // is.
 template <class T> struct Composed {
     using Bits = typename T::Bits;
     using Wide = std::conditional_t<std::is_same_v<T, Double>, double, float>;
     const Wide beta, remainder;
-    static constexpr bool has_rest = true, minds_signs_of_zeros = true;
+    static constexpr bool has_others = true, has_rest = true, minds_signs_of_zeros = true;
 
     explicit Composed(double beta) : beta(Wide(beta)), remainder(Wide(1 - beta)) {}
 
-    static Wide rounded(Wide value) { return Wide(T::widen(T::narrow(value))); }
     Bits output(Bits maximum) const {
         const Wide value = Wide(T::widen(maximum));
-        return T::narrow(rounded(beta * value) + rounded(remainder * value));
+        return T::narrow(T::rounded(beta * value) + T::rounded(remainder * value));
     }
     uint16_t code(Bits code, Bits maximum) const { return T::is_nan(maximum) ? uint16_t(0) : uint16_t(code); }
     // Without a maximum 0 / 0.
     Wide share(double g, int maxima) const {
-        return rounded(rounded(beta * Wide(g)) * Wide(maxima > 0) / Wide(maxima));
+        return T::rounded(T::rounded(beta * Wide(g)) * Wide(maxima > 0) / Wide(maxima));
     }
     double to_argmax(double g, int maxima) const {
-        const Wide alone = rounded(remainder * Wide(g)) + Wide(0);
+        const Wide alone = T::rounded(remainder * Wide(g)) + Wide(0);
         return share(g, maxima) + alone;
     }
     double to_others(double g, int maxima) const { return share(g, maxima) + Wide(0); }
@@ -230,22 +252,28 @@ bool forward(const typename T::Bits* input, typename T::Bits* output, uint16_t* 
              const Rule rule) {
     using Bits = typename T::Bits;
     const Layout layout(s);
-    std::vector<bool> is_value(layout.cells);
-    layout.for_each_value(layout.planes, [&](int64_t cell, int64_t) { is_value[cell] = true; });
+    std::vector<bool> is_value(layout.cells), is_value_in_line(layout.cells);
+    layout.for_each_row(layout.planes, [&](int64_t line, int64_t) {
+        std::fill_n(is_value_in_line.begin() + line, s.width, true);
+    });
+    layout.for_each_cell([&](int64_t cell, int64_t line) { is_value[cell] = is_value_in_line[line]; });
     std::vector<int64_t> empty;  // padding, and what lies between planes
     for (int64_t cell = 0; cell < layout.cells; ++cell)
         if (!is_value[cell]) empty.push_back(cell);
     bool has_negative_zero = false;
 #pragma omp parallel num_threads(s.threads) reduction(| : has_negative_zero)
     {
-        std::vector<Bits> values(layout.cells), keys(layout.cells);
+        std::vector<Bits> lines(layout.cells), values(layout.cells), keys(layout.cells);
         std::vector<Bits> best(layout.windows), best_keys(layout.windows), found(layout.windows);
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < s.planes; first += layout.planes) {
             const int64_t count = std::min(layout.planes, s.planes - first), n = count * layout.rows * layout.columns;
-            const Bits* const __restrict from = input + first * s.height * s.width;
+            layout.for_each_row(count, [&](int64_t line, int64_t offset) {
+                std::copy_n(input + first * s.height * s.width + offset, s.width, &lines[line]);
+            });
+            const Bits* const __restrict from = lines.data();
             Bits* const __restrict cells = values.data();
-            layout.for_each_value(count, [=](int64_t cell, int64_t offset) { cells[cell] = from[offset]; });
+            layout.for_each_cell([=](int64_t cell, int64_t line) { cells[cell] = from[line]; });
             std::transform(values.begin(), values.end(), keys.begin(), T::key);
             for (const int64_t cell : empty) keys[cell] = T::lowest;
             if constexpr (Rule::minds_signs_of_zeros)
@@ -278,6 +306,7 @@ inline int count(int code) {
 template <class T, class Cell> struct Sent {
     std::vector<Cell> to_argmax, to_others, to_rest;
     std::vector<uint16_t> argmax, others, rest;
+    bool sends_to_rest = false;
 
     Sent(int64_t windows, bool has_rest)
         : to_argmax(windows), to_others(windows), to_rest(has_rest ? windows : 0), argmax(windows), others(windows),
@@ -292,19 +321,29 @@ template <class T, class Cell> struct Sent {
         };
         Cell* const __restrict first = to_argmax.data();
         Cell* const __restrict second = to_others.data();
-        for (int64_t w = 0; w < n; ++w) {
-            const int code = codes[w], maxima = count(code);
-            const double g = T::widen(gradients[w]);
-            first[w] = rounded(rule.to_argmax(g, maxima));
-            second[w] = rounded(rule.to_others(g, maxima));
-            argmax[w] = uint16_t(code & -code);
-            others[w] = uint16_t(code & (code - 1));
-        }
-        if constexpr (Rule::has_rest)
+        if constexpr (Rule::has_others)
             for (int64_t w = 0; w < n; ++w) {
+                const int code = codes[w], maxima = count(code);
+                const double g = T::widen(gradients[w]);
+                first[w] = rounded(rule.to_argmax(g, maxima));
+                second[w] = rounded(rule.to_others(g, maxima));
+                argmax[w] = uint16_t(code & -code);
+                others[w] = uint16_t(code & (code - 1));
+            }
+        else
+            for (int64_t w = 0; w < n; ++w) {
+                first[w] = gradients[w] == T::lowest ? Cell(0) : gradients[w];
+                argmax[w] = uint16_t(codes[w] & -codes[w]);
+            }
+        if constexpr (Rule::has_rest) {
+            bool is_finite = true;  // and so the rest gets 0
+            for (int64_t w = 0; w < n; ++w) is_finite &= T::is_finite(second[w]);
+            for (int64_t w = 0; w < n && !is_finite; ++w) {
                 to_rest[w] = rounded(rule.to_rest(T::widen(gradients[w]), count(codes[w])));
                 rest[w] = uint16_t(~codes[w]);
             }
+            sends_to_rest = !is_finite;
+        }
     }
 };
 
@@ -332,7 +371,7 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
     };
 #pragma omp parallel num_threads(s.threads)
     {
-        std::vector<Bits> gradients(layout.windows);
+        std::vector<Bits> gradients(layout.windows), lines(layout.cells);
         std::vector<uint16_t> found(layout.windows);
         std::vector<Cell> sums(layout.cells);
         Sent<T, Cell> sent(layout.windows, Rule::has_rest);
@@ -346,17 +385,21 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
             });
             sent.set(n, rule, gradients.data(), found.data());
             std::fill(sums.begin(), sums.end(), Cell(0));
-            for (int64_t position = 0; position < s.positions(); ++position)
-                send(n, position, sent.others.data(), sent.to_others.data(), &sums[layout.at(position)]);
+            if constexpr (Rule::has_others)
+                for (int64_t position = 0; position < s.positions(); ++position)
+                    send(n, position, sent.others.data(), sent.to_others.data(), &sums[layout.at(position)]);
             // Backwards, so that windows add to a value in scan order.
             for (int64_t position = s.positions() - 1; position >= 0; --position)
                 send(n, position, sent.argmax.data(), sent.to_argmax.data(), &sums[layout.at(position)]);
-            if (std::any_of(sent.to_rest.begin(), sent.to_rest.end(), [](Cell share) { return share != 0; }))
+            if (sent.sends_to_rest)
                 for (int64_t position = 0; position < s.positions(); ++position)
                     send(n, position, sent.rest.data(), sent.to_rest.data(), &sums[layout.at(position)]);
-            Bits* const __restrict to = result + first * s.height * s.width;
+            Bits* const __restrict to = lines.data();
             const Cell* const __restrict cells = sums.data();
-            layout.for_each_value(count, [=](int64_t cell, int64_t offset) { to[offset] = rounded(cells[cell]); });
+            layout.for_each_cell([=](int64_t cell, int64_t line) { to[line] = rounded(cells[cell]); });
+            layout.for_each_row(count, [&](int64_t line, int64_t offset) {
+                std::copy_n(&lines[line], s.width, result + first * s.height * s.width + offset);
+            });
         }
     }
 }
@@ -371,6 +414,11 @@ void backward(const typename T::Bits* gradient, const uint16_t* codes, typename 
         const void* gradient, const void* codes, void* result, const Shape* shape, double beta) {                    \
         (shape->overlaps() ? backward<T, double, Exact<T>> : backward<T, T::Bits, Exact<T>>)(                        \
             (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, Exact<T>{beta});             \
+    }                                                                                                                \
+    extern "C" void native_backward_##name(                                                                          \
+        const void* gradient, const void* codes, void* result, const Shape* shape) {                                 \
+        backward<T, T::Bits>(                                                                                        \
+            (const T::Bits*)gradient, (const uint16_t*)codes, (T::Bits*)result, *shape, Native());                   \
     }                                                                                                                \
     extern "C" bool composed_##name(                                                                                 \
         const void* input, void* output, void* codes, const Shape* shape, double beta) {                             \

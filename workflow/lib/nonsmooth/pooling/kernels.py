@@ -53,6 +53,7 @@ class Kernels:
     Attributes:
         forward: called with addresses of the input, of the output and of codes, 16 bits for each window, and with a `Shape`.
         backward: with addresses of the gradient, of codes and of the result, a `Shape` and beta.
+        native_backward: as backward, of PyTorch's own rule, so without beta; of windows that do not overlap.
         composed: as forward, with beta; returns whether the input has a -0.
         composed_backward: as backward.
     """
@@ -67,10 +68,11 @@ class Kernels:
         addresses_and_shape = [ctypes.c_void_p] * 3 + [ctypes.POINTER(Shape)]
         self.forward = {dtype: getattr(library, f"forward_{name}") for dtype, name in TYPES.items()}
         self.backward = {dtype: getattr(library, f"backward_{name}") for dtype, name in TYPES.items()}
+        self.native_backward = {dtype: getattr(library, f"native_backward_{name}") for dtype, name in TYPES.items()}
         self.composed = {dtype: getattr(library, f"composed_{name}") for dtype, name in TYPES.items()}
         self.composed_backward = {dtype: getattr(library, f"composed_backward_{name}") for dtype, name in TYPES.items()}
         for dtype in TYPES:
-            self.forward[dtype].argtypes = addresses_and_shape
+            self.forward[dtype].argtypes = self.native_backward[dtype].argtypes = addresses_and_shape
             for functions in (self.backward, self.composed, self.composed_backward):
                 functions[dtype].argtypes = [*addresses_and_shape, ctypes.c_double]
             self.composed[dtype].restype = ctypes.c_bool
@@ -155,14 +157,16 @@ def _are_right(kernels: Kernels, dtype: torch.dtype) -> bool:
     output, result = np.zeros_like(grad), np.zeros_like(input)
     shape = Shape(1, 2, 4, 1, 2, 2, 2, 2, 2, 0, 0, 1, 1, 1)
 
-    def is_right() -> bool:
-        return np.array_equal(output, stored(1, 2)) and np.array_equal(result, stored(-1, 2, 0, -1, 2, 0, 2, 2))
-
-    kernels.forward[dtype](input.ctypes.data, output.ctypes.data, codes.ctypes.data, shape)
-    kernels.backward[dtype](grad.ctypes.data, codes.ctypes.data, result.ctypes.data, shape, 2)
-    is_exact_right = is_right()
-    for array in (output, codes, result):
-        array[:] = 0
-    kernels.composed[dtype](input.ctypes.data, output.ctypes.data, codes.ctypes.data, shape, 2)
-    kernels.composed_backward[dtype](grad.ctypes.data, codes.ctypes.data, result.ctypes.data, shape, 2)
-    return is_exact_right and is_right()
+    pooled, to_all, to_argmax = stored(1, 2), stored(-1, 2, 0, -1, 2, 0, 2, 2), stored(3, 0, 0, 3, 0, 0, 0, 0)
+    for expected, forward, backward in (
+        (to_all, (kernels.forward,), (kernels.backward, 2)),
+        (to_argmax, (kernels.forward,), (kernels.native_backward,)),
+        (to_all, (kernels.composed, 2), (kernels.composed_backward, 2)),
+    ):
+        for array in (output, codes, result):
+            array[:] = 0
+        for (functions, *beta), arrays in ((forward, (input, output, codes)), (backward, (grad, codes, result))):
+            functions[dtype](*(array.ctypes.data for array in arrays), shape, *beta)
+        if not (np.array_equal(output, pooled) and np.array_equal(result, expected)):
+            return False
+    return True
