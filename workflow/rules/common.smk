@@ -1,4 +1,6 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
+import atexit
+import gc
 import os
 import re
 import shutil
@@ -69,6 +71,12 @@ if workflow.is_main_process and shutil.disk_usage(".").free < 2**20:
 # By default glibc returns every large block to the system and faults it in again at the next training step.
 for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(variable, str(2**30))
+
+
+# A plan of thousands of jobs is millions of objects that stay. Python would look through all of them for garbage again and again, and
+# once more at its end.
+gc.set_threshold(100_000)
+atexit.register(gc.freeze)
 
 
 PRIORITIES = presets.priorities(config)
@@ -163,6 +171,18 @@ def of_every_cell(name):
 
 def prepared(dataset, split):
     return ancient(f"data/prepared/{dataset}/{split}.npy")
+
+
+def trained_from(wildcards):
+    """What a training run reads: images, and the result of a search if it waits for one. One function, since Snakemake takes as long to
+    call one as to make a job's files."""
+    cell = maxpool_cell(wildcards)
+    chosen = f"results/{RUN}/maxpool/search/{maxpool_search(cell)}/chosen.json"
+    return {
+        "train": prepared(cell.dataset, cell.train_split),
+        "test": prepared(cell.dataset, "test"),
+        "search": [chosen] if cell.learning_rate == SEARCH else [],
+    }
 
 
 def data_folder(wildcards):
