@@ -10,6 +10,7 @@ rule benchmark:
         f"results/{RUN}/benchmark/zones.csv",
         f"results/{RUN}/benchmark/end_to_end.csv",
         f"results/{RUN}/benchmark/side_by_side.csv",
+        f"results/{RUN}/benchmark/planning.csv",
     message:
         "All benchmarks are there"
 
@@ -151,3 +152,21 @@ rule benchmark_side_by_side:
         "Time several cells at once on this machine"
     script:
         "../scripts/benchmark/side_by_side.py"
+
+
+rule benchmark_planning:
+    output:
+        "results/{run}/benchmark/planning.csv",
+    log:
+        "logs/{run}/benchmark/planning.log",
+    threads: CORES or 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        cells=[100, 1_000, 10_000],
+        presets=["config/presets/paper.yaml"],
+    message:
+        "Time Snakemake's planning on this machine"
+    script:
+        "../scripts/benchmark/planning.py"

@@ -81,7 +81,7 @@ atexit.register(gc.freeze)
 
 PRIORITIES = presets.priorities(config)
 MAXPOOL_CELLS = {cell.path: cell for cell in PRIORITIES}
-MAXPOOL_SETUPS = presets.search_cells(config)
+MAXPOOL_SETUPS = presets.search_cells(PRIORITIES, presets.search_settings(config))
 MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
 # The groups that have figures against beta, of partial programs, and of a whole factorial.
