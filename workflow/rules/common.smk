@@ -174,8 +174,8 @@ def prepared(dataset, split):
 
 
 def trained_from(wildcards):
-    """What a training run reads: images, and the result of a search if it waits for one. One function, since Snakemake takes as long to
-    call one as to make a job's files."""
+    """What a training run reads: images, and the result of a search if it waits for one."""
+    # One function for all: Snakemake inspects a function anew at each of its calls.
     cell = maxpool_cell(wildcards)
     chosen = f"results/{RUN}/maxpool/search/{maxpool_search(cell)}/chosen.json"
     return {

@@ -47,8 +47,8 @@ def preset(cells: int) -> dict[str, Any]:
     return {"run": f"cells{cells}", "maxpool": {"train": [block]}}
 
 
-def run(folder: Path, *command: str) -> tuple[str, float, float]:
-    """Output of a process in a copy of the workflow, its seconds, and its largest resident memory in MiB.
+def run(folder: Path, *command: str) -> tuple[str, dict[str, float]]:
+    """Output of a process in a copy of the workflow; its seconds, those on a processor, and its largest resident memory in MiB.
 
     Raises RuntimeError with the end of the output if it fails.
     """
@@ -64,19 +64,24 @@ def run(folder: Path, *command: str) -> tuple[str, float, float]:
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {output[-2000:]}")
     # Linux adds what this process had in memory when it started the other: it imports neither pandas nor torch before the end.
-    return output, seconds, used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    memory = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return output, {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "peak_memory_mib": round(memory, 1),
+    }
 
 
 def make_everything(folder: Path, *options: str) -> None:
     """Empty files in place of all that jobs would make, in the order of the jobs, with Snakemake's records."""
-    summary, *_ = run(folder, *SNAKEMAKE, "--summary", *options)
+    summary, _ = run(folder, *SNAKEMAKE, "--summary", *options)
     _, *files = [line.split("\t")[0] for line in summary.splitlines() if line.count("\t") == 5]
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).touch()
     # The other scheduler solves an integer program over all that is ready, again and again.
     at_once = ("--cores", str(len(files)), "--scheduler", "greedy")
-    run(folder, sys.executable, "-c", TOUCH, "--touch", "--forceall", "--quiet", "all", *at_once, *options)
+    run(folder, sys.executable, "-c", TOUCH, "--touch", "--forceall", "--quiet", "all", *options, *at_once)
 
 
 def measure(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -88,24 +93,20 @@ def measure(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
         shutil.copy(ROOT / "Snakefile", folder)
         options = ("--configfile", "config/measured.yaml", "--cores", "1")
         (folder / "config/measured.yaml").write_text(yaml.safe_dump(config))
-        plan, *used = run(folder, *SNAKEMAKE, "--dry-run", "--quiet", "rules", *options)
+        plan, used = run(folder, *SNAKEMAKE, "--dry-run", "--quiet", "rules", *options)
         counts = dict(re.findall(r"^(\w+) +(\d+)$", plan, re.MULTILINE))
         about = {
             "run": config["run"],
             "cells": sum(int(counts.get(f"maxpool_{part}", 0)) for part in ("train", "weights", "zones")),
             "jobs": int(counts["total"]),
         }
-        yield {**about, "what": "plan, nothing made", **_numbers(*used)}
+        yield {**about, "what": "plan, nothing made", **used}
         make_everything(folder, *options)
         for what, *dry in (("plan, everything made", "--dry-run"), ("run, everything made",)):
-            output, *used = run(folder, *SNAKEMAKE, *dry, "--quiet", "rules", *options)
+            output, used = run(folder, *SNAKEMAKE, *dry, "--quiet", "rules", *options)
             if "Nothing to be done" not in output or "missing provenance/metadata" in output:
                 raise RuntimeError(f"{config['run']}: something is left to be done: {output[-2000:]}")
-            yield {**about, "what": what, **_numbers(*used)}
-
-
-def _numbers(seconds: float, memory: float) -> dict[str, float]:
-    return {"seconds": round(seconds, 2), "peak_memory_mib": round(memory, 1)}
+            yield {**about, "what": what, **used}
 
 
 if __name__ == "__main__":
