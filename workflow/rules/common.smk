@@ -75,8 +75,9 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
 
 # A plan of thousands of jobs is millions of objects that stay. Python would look through all of them for garbage again and again, and
 # once more at its end.
-gc.set_threshold(100_000)
-atexit.register(gc.freeze)
+if workflow.is_main_process:
+    gc.disable()
+    atexit.register(gc.freeze)
 
 
 PRIORITIES = presets.priorities(config)
@@ -453,6 +454,8 @@ def follow_cells():
 
 # Neither in dry runs nor in jobs.
 onstart:
+    gc.freeze()
+    gc.enable()
     for folder in ("results", "figures", "logs", "benchmarks"):
         if os.path.exists(folder) and not os.access(folder, os.W_OK):
             raise WorkflowError(f"{folder}: nothing can be written there; make the folder writable")
