@@ -221,6 +221,11 @@ def error(config: Any) -> str:
     return str(caught.value)
 
 
+def searches(config: dict[str, Any]) -> dict[str, TrainingCell]:
+    """The cells that searches train, by path, of a checked configuration."""
+    return search_cells(training_cells(config), search_settings(config))
+
+
 # ---------------------------------------------------------------------- what the schema says, for every key
 
 
@@ -873,7 +878,7 @@ def test_imagenet_is_left_out_without_a_folder(tmp_path: Path):
     cells = training_cells(checked)
     assert [cell.dataset for cell in cells] == ["mnist_5k", "cifar10"]
     assert set(splits(checked, cells)) == {"mnist_5k", "cifar10"}
-    assert {cell.dataset for cell in search_cells(checked).values()} == {"mnist_5k", "cifar10"}
+    assert {cell.dataset for cell in searches(checked).values()} == {"mnist_5k", "cifar10"}
     assert list(priorities(checked).values()) == [2, 1]
 
     given = {**config, "datasets": {"imagenet": {"path": str(tmp_path)}}}
@@ -1371,7 +1376,7 @@ def test_a_search_is_of_a_setup():
     """With the native rule and PyTorch's ReLU, which the preset need not have, and the settings of the block."""
     config = check(of_blocks({**SEARCHED, **OTHERWISE}))
     config["maxpool"]["search"] = {"trials": 3, "epochs": 7, "seed": 2}
-    found = search_cells(config)
+    found = searches(config)
     assert list(found) == [
         f"mnist_5k/lenet5/{normalization}/sgd/{precision}/native/relu-0"
         for normalization in ("none", "batch_norm")
@@ -1392,7 +1397,7 @@ def test_a_search_is_of_a_setup():
 def test_a_search_of_every_rule():
     config = check(of_blocks(SEARCHED))
     config["maxpool"]["search"] = {"per_rule": True}
-    found = search_cells(config)
+    found = searches(config)
     cells = training_cells(config)
     assert list(found) == list(dict.fromkeys(cell.condition_path for cell in cells))
     assert len(found) == 2 * 2 * (1 + 2 * 2) * 2
@@ -1404,8 +1409,8 @@ def test_a_search_of_every_rule():
 
 def test_a_search_can_be_asked_for_where_the_rate_is_given():
     config = check(of_blocks({"precision": ["float16"], "learning_rate": 0.5}, {}))
-    assert [cell.precision for cell in search_cells(config).values()] == ["float16", "float32"]
-    assert {cell.learning_rate for cell in search_cells(config).values()} == {SEARCH}
+    assert [cell.precision for cell in searches(config).values()] == ["float16", "float32"]
+    assert {cell.learning_rate for cell in searches(config).values()} == {SEARCH}
 
 
 @pytest.mark.parametrize("key", OTHERWISE)
@@ -1418,23 +1423,23 @@ def test_rules_of_a_setup_that_are_trained_differently_cannot_share_a_search(key
     assert f"is also made by {paths[0]} with another {key}; they share a search" in message
     config = of_blocks(*blocks)
     config["maxpool"]["search"] = {"per_rule": True}
-    assert len(search_cells(check(config))) == 2
+    assert len(searches(check(config))) == 2
 
 
 def test_rules_whose_rates_are_given_need_not_agree():
     """`snakemake learning_rates` takes the first, or the one that waits for a search."""
     blocks = [{"batch_size": 64}, {"rule": ["minimal"], "batch_size": 32}]
-    (cell,) = search_cells(check(of_blocks(*blocks))).values()
+    (cell,) = searches(check(of_blocks(*blocks))).values()
     assert cell.batch_size == 64
     blocks[1]["learning_rate"] = "search"
-    (cell,) = search_cells(check(of_blocks(*blocks))).values()
+    (cell,) = searches(check(of_blocks(*blocks))).values()
     assert cell.batch_size == 32
 
 
 def test_epochs_and_seeds_of_blocks_do_not_matter_to_a_search():
     searched = {"learning_rate": "search"}
     config = of_blocks({**searched, "epochs": 3}, {**searched, "epochs": 5, "seeds": [9], "rule": ["minimal"]})
-    assert len(search_cells(check(config))) == 1
+    assert len(searches(check(config))) == 1
 
 
 def test_defaults_of_a_search():
@@ -1455,7 +1460,7 @@ def test_defaults_of_the_errors_of_poolings():
 def test_an_override_of_epochs_leaves_the_search_as_it_is():
     config = changed({"epochs": 1, f"{SEARCH_KEY}.epochs": 4, RATE_KEY: "search"})
     assert {cell.epochs for cell in training_cells(check(config))} == {1}
-    assert {cell.epochs for cell in search_cells(check(config)).values()} == {4}
+    assert {cell.epochs for cell in searches(check(config)).values()} == {4}
 
 
 # ---------------------------------------------------------------------------------- one truth in each place

@@ -293,7 +293,8 @@ def test_a_search_goes_on_where_it_was_killed(searched):
 
     (journal,) = searched.path.glob(f"{SEARCH}/*.journal")
     assert journal.read_bytes().startswith(searched.half)
-    (cell,) = presets.search_cells(presets.check(searched.config)).values()
+    config = presets.check(searched.config)
+    (cell,) = presets.search_cells(presets.training_cells(config), presets.search_settings(config)).values()
     data = images.load(
         "mnist_5k", "lenet5", searched.path / "data/prepared/mnist_5k/train.npy", training.torch.device("cpu")
     )

@@ -240,3 +240,20 @@ rule benchmark_side_by_side_figure:
         "Draw the benchmark of several cells at once"
     script:
         "../scripts/benchmark/side_by_side_figure.py"
+
+
+rule benchmark_planning:
+    output:
+        "results/{run}/benchmark/planning.csv",
+    log:
+        "logs/{run}/benchmark/planning.log",
+    threads: CORES or 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        settings=benchmark_settings,
+    message:
+        "Time Snakemake's planning on this machine"
+    script:
+        "../scripts/benchmark/planning.py"

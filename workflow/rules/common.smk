@@ -1,4 +1,6 @@
 # Validation before anything runs, wildcard constraints, and helpers of all rules.
+import atexit
+import gc
 import os
 import re
 import shutil
@@ -71,9 +73,16 @@ for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
     os.environ.setdefault(variable, str(2**30))
 
 
+# A plan of thousands of jobs is millions of objects that stay. Python would look through all of them for garbage again and again, and
+# once more at its end.
+if workflow.is_main_process:
+    gc.disable()
+    atexit.register(gc.freeze)
+
+
 PRIORITIES = presets.priorities(config)
 MAXPOOL_CELLS = {cell.path: cell for cell in PRIORITIES}
-MAXPOOL_SETUPS = presets.search_cells(config)
+MAXPOOL_SETUPS = presets.search_cells(PRIORITIES, presets.search_settings(config))
 MAXPOOL_GROUPS = {GROUP_PATH.format(**cell.wildcards): cell for cell in MAXPOOL_CELLS.values()}
 MAXPOOL_TIES = config["maxpool"].get("ties")
 # The groups that have figures against beta, of partial programs, and of a whole factorial.
@@ -163,6 +172,18 @@ def of_every_cell(name):
 
 def prepared(dataset, split):
     return ancient(f"data/prepared/{dataset}/{split}.npy")
+
+
+def trained_from(wildcards):
+    """What a training run reads: images, and the result of a search if it waits for one."""
+    # One function for all: Snakemake inspects a function anew at each of its calls.
+    cell = maxpool_cell(wildcards)
+    chosen = f"results/{RUN}/maxpool/search/{maxpool_search(cell)}/chosen.json"
+    return {
+        "train": prepared(cell.dataset, cell.train_split),
+        "test": prepared(cell.dataset, "test"),
+        "search": [chosen] if cell.learning_rate == SEARCH else [],
+    }
 
 
 def data_folder(wildcards):
@@ -317,7 +338,17 @@ MAXPOOL_CAPTIONS = [
 
 
 # In the order of the report, and those that are drawn.
-BENCHMARKS = ["pooling", "training_step", "rules", "architectures", "zones", "end_to_end", "starting", "side_by_side"]
+BENCHMARKS = [
+    "pooling",
+    "training_step",
+    "rules",
+    "architectures",
+    "zones",
+    "end_to_end",
+    "starting",
+    "side_by_side",
+    "planning",
+]
 BENCHMARK_FIGURES = ["pooling", "architectures", "zones", "end_to_end", "side_by_side"]
 
 
@@ -458,6 +489,8 @@ def follow_cells():
 
 # Neither in dry runs nor in jobs.
 onstart:
+    gc.freeze()
+    gc.enable()
     for folder in ("results", "figures", "logs"):
         if os.path.exists(folder) and not os.access(folder, os.W_OK):
             raise WorkflowError(f"{folder}: nothing can be written there; make the folder writable")

