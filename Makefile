@@ -47,9 +47,9 @@ format: $(READY) ## format Python and Snakemake files
 
 clean: ## say what could be deleted, and how much it would free
 	@echo "Nothing was deleted. To free space, remove what you do not need of:"
-	@du -sh figures/*/ logs results benchmarks .snakemake $(VENV) 2>/dev/null || true
-	@echo "figures/ and logs/ are remade in a minute, $(VENV) by make setup. results/, benchmarks/ and .snakemake/ belong"
-	@echo "together: they are the trained cells and the record of how; delete all three or none."
+	@du -sh figures/*/ logs results .snakemake $(VENV) 2>/dev/null || true
+	@echo "figures/ and logs/ are remade in a minute, $(VENV) by make setup. results/ and .snakemake/ belong"
+	@echo "together: they are the trained cells and the record of how; delete both or none."
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
