@@ -212,10 +212,11 @@ def test_every_chapter_has_a_caption() -> None:
         "ZONE_FIGURES",
         "ZONE_TABLES",
         "MAXPOOL_CAPTIONS",
+        "BENCHMARK_FIGURES",
     ):
         (listed,) = re.findall(rf"^{name} = ([\[{{].*?[\]}}])$", rules, re.MULTILINE | re.DOTALL)
         known[name] = eval(listed, known)
-    names = [*known["MAXPOOL_CAPTIONS"], "claims"]
+    names = [*known["MAXPOOL_CAPTIONS"], *known["BENCHMARK_FIGURES"], "claims"]
     assert sorted(names) == sorted(path.stem for path in CAPTIONS)
 
 

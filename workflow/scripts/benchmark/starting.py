@@ -21,7 +21,7 @@ def run(script: Path, shell: str, threads: int) -> float:
     """Seconds from the start to the end of a script, started as Snakemake starts it."""
     environment = {**os.environ, **dict.fromkeys(preloading.THREADS, str(threads))}
     started = time.perf_counter()
-    subprocess.run(f"{sys.executable} {script}", shell=True, executable=shell, env=environment, check=True)
+    subprocess.run([shell, "-c", f"{sys.executable} {script}"], env=environment, check=True)
     return time.perf_counter() - started
 
 

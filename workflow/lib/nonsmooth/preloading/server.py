@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import gc
+import importlib
 import json
 import multiprocessing
 import os
@@ -59,9 +60,16 @@ def preload(script: str) -> None:
     except (OSError, SyntaxError, ValueError):
         return
     for statement in statements:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            with suppress(Exception):
-                exec(compile(ast.Module([statement], []), script, "exec"), {})
+        with suppress(Exception):
+            match statement:
+                case ast.Import(names=names):
+                    for name in names:
+                        importlib.import_module(name.name)
+                case ast.ImportFrom(module=str(package), names=names, level=0):
+                    module = importlib.import_module(package)
+                    for name in names:
+                        if not hasattr(module, name.name):
+                            importlib.import_module(f"{package}.{name.name}")
     # The children need not copy the memory of what a collection would touch.
     gc.freeze()
 
