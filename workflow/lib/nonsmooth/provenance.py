@@ -73,7 +73,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 def usage(device_name: str) -> dict[str, float]:
     """What this process has used so far: seconds since its start, seconds of processors, and its largest memory in MiB, also on a GPU."""
     used = {
-        "process_seconds": round(max(0.0, time.time() - psutil.Process().create_time()), 2),
+        "process_seconds": round(process_seconds(), 2),
         "cpu_seconds": round(time.process_time(), 2),
         "peak_memory_mib": peak_memory_mib(),
     }
@@ -82,6 +82,16 @@ def usage(device_name: str) -> dict[str, float]:
 
         used["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated(device_name) / 2**20, 1)
     return used
+
+
+def process_seconds() -> float:
+    """Seconds since this process was started."""
+    try:
+        # In ticks of a clock; the time of day is known to the kernel in whole seconds only.
+        started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError):
+        return max(0.0, time.time() - psutil.Process().create_time())
 
 
 def peak_memory_mib() -> float:
