@@ -130,3 +130,16 @@ def test_what_pytorch_pools_itself() -> None:
         assert_same_bits(output.detach(), expected.detach())
     integers = torch.arange(32).view(1, 2, 4, 4)
     assert torch.equal(ours(integers, 2), pytorchs_max_pool2d(integers, 2))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 4), (1, 1, 1, 4, 4)])
+def test_wrong_shapes_have_pytorchs_message(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError) as pytorchs:
+        pytorchs_max_pool2d(torch.zeros(shape), 2)
+    with pytest.raises(RuntimeError) as raised:
+        ours(torch.zeros(shape), 2)
+    assert str(raised.value) == str(pytorchs.value)
+
+
+def test_zeros_without_memory() -> None:
+    assert torch.equal(ours(torch._efficientzerotensor((1, 3, 4, 4)), 2), torch.zeros(1, 3, 2, 2))

@@ -92,7 +92,10 @@ def test_scripts_are_forked(run: Run, script) -> None:
         "import sys; sys.stdout.write('no end of line'); sys.exit()",
         "import sys; sys.exit(7)",
         "import sys; sys.exit('one line')",
-        "import atexit, logging; logging.warning('a warning')",
+        "import logging; logging.warning('a warning')",
+        "import atexit; atexit.register(print, 'at its end')",
+        "import atexit, sys; atexit.register(print, 'at its end'); sys.exit(4)",
+        "raise KeyboardInterrupt",
         "import signal; print([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)])",
         "import os; os.kill(os.getpid(), 9)",
         "import os; os.kill(os.getpid(), 15)",
@@ -182,6 +185,54 @@ def test_everything_ends_with_the_run(number: signal.Signals | None, script) -> 
     assert "has ended" in job.stderr.read()
     wait_for(lambda: not process.is_running() and not run.server.is_running())
     assert not run.shell.parent.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_server_ends_with_the_run_only(number: signal.Signals, script) -> None:
+    """A terminal and a scheduler signal all processes of a group; Snakemake decides what goes on."""
+    run = Run()
+    run.finish(script("pass"))  # it is up
+    run.server.send_signal(number)
+    assert run.finish(script(IS_FORKED)) == (0, "True\n", "")
+    run.close()
+    assert not run.shell.parent.exists()
+
+
+def test_a_script_ends_before_the_processes_that_it_leaves_behind(run: Run, script) -> None:
+    text = "import os, time\nif os.fork() == 0:\n os.closerange(0, 3)\n time.sleep(30)\n os._exit(0)\nos._exit(3)"
+    started = time.monotonic()
+    assert run.finish(script(text))[0] == 3
+    assert time.monotonic() - started < 25
+
+
+def test_a_shell_that_is_killed_with_its_script_disturbs_no_other(run: Run, script, tmp_path) -> None:
+    """The server learns of both ends after it has started another script, which reaps what has ended."""
+    other = run.start(script("import sys; print('on', flush=True); print(sys.stdin.read())"), stdin=subprocess.PIPE)
+    assert other.stdout.readline() == "on\n"
+    job = run.start(script("import os, time; print(os.getpid(), flush=True); time.sleep(600)"))
+    process = psutil.Process(int(job.stdout.readline()))
+    run.server.suspend()
+    third = run.start(script("print('third')"))
+    time.sleep(0.5)  # it asks
+    job.kill()
+    process.kill()
+    job.wait()
+    run.server.resume()
+    assert third.communicate(timeout=30)[0] == "third\n"
+    assert other.communicate("still there", timeout=30)[0] == "still there\n"
+    assert other.returncode == third.returncode == 0
+
+
+def test_a_shell_that_stalls_is_left_alone(script, monkeypatch) -> None:
+    import socket
+
+    run = Run()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(run.environment[preloading.VARIABLE])
+        socket.send_fds(other, [b"\n"], [0, 1, 2])
+        other.send(b"{")
+        assert run.finish(script("print('fine')")) == (0, "fine\n", "")
+    run.close()
 
 
 def test_without_the_server_scripts_run_by_themselves(script) -> None:

@@ -137,7 +137,8 @@ def max_pool2d(
             return _pool_in_its_place(input, geometry, rule)
         # At beta = 0 no other maximum gets anything, not even 0 * inf.
         case Native() | Hybrid(beta=0):
-            if not return_indices and geometry.tiles(input) and not is_transformed() and can_compile(input, geometry):
+            is_covered = not return_indices and input.dim() in (3, 4) and geometry.tiles(input) and not is_transformed()
+            if is_covered and can_compile(input, geometry):
                 return CompiledNativeMaxPool2d.apply(input, geometry)
             return torch.nn.functional.max_pool2d(input, *geometry, return_indices=return_indices)
         case Minimal() | Hybrid():

@@ -42,6 +42,7 @@ def _is_covered(input: Tensor, geometry: Geometry) -> bool:
         # With one channel both are true, and the layout of PyTorch's output depends on the strides.
         and not input.is_contiguous(memory_format=torch.channels_last)
         and math.prod(geometry.kernel) <= MOST_POSITIONS
+        and not input._is_zerotensor()  # without memory
         and not torch.compiler.is_compiling()
     )
 

@@ -36,20 +36,33 @@ def start(threads: int) -> str | None:
     """
     if sys.platform != "linux" or os.environ.get(VARIABLE) == "0":
         return None
-    folder = Path(tempfile.mkdtemp(prefix="nonsmooth-"))  # for this user only
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="nonsmooth-"))  # for this user only
+    except OSError:
+        return None
+    try:
+        shell = _write_shell(folder)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "socket"))
+            listener.listen(128)
+            _start_server(listener, folder, threads)
+    except (OSError, subprocess.CalledProcessError):  # its path is too long, or no programs may run there
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    os.environ[VARIABLE] = str(folder / "socket")
+    return str(shell)
+
+
+def _write_shell(folder: Path) -> Path:
     shell = folder / "shell"
     client = [sys.executable, "-I", "-S", str(Path(__file__).with_name("shell.py"))]
     shell.write_text(f'#!/bin/sh\nexec {shlex.join(client)} "$@"\n')
     shell.chmod(0o700)
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(str(folder / "socket"))
-        subprocess.run([shell, "-c", "true"], check=True)
-    except (OSError, subprocess.CalledProcessError):  # its path is too long, or no programs may run there
-        listener.close()
-        shutil.rmtree(folder)
-        return None
-    listener.listen(128)
+    subprocess.run([shell, "-c", "true"], check=True)
+    return shell
+
+
+def _start_server(listener: socket.socket, folder: Path, threads: int) -> None:
     # Its standard input ends with this process, however that ends.
     standard_input, _ = os.pipe()
     subprocess.Popen(
@@ -59,7 +72,4 @@ def start(threads: int) -> str | None:
         pass_fds=[listener.fileno()],
         env={**os.environ, **dict.fromkeys(THREADS, str(threads))},
     )
-    listener.close()
     os.close(standard_input)
-    os.environ[VARIABLE] = str(folder / "socket")
-    return str(shell)

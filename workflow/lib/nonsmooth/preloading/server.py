@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import ctypes
 import gc
 import importlib
@@ -15,6 +16,7 @@ import shutil
 import signal
 import socket
 import sys
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +27,10 @@ import nonsmooth
 
 LIBRARY = os.path.dirname(nonsmooth.__file__) + os.sep
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-# Ignored where the run is in the background of a script.
-INTERRUPT = signal.getsignal(signal.SIGINT)
+# As this process got them: a run in the background of a script ignores Ctrl+C.
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+# Seconds in which a shell has to say what it wants.
+PATIENCE = 10.0
 
 
 @dataclass
@@ -60,7 +64,7 @@ def preload(script: str) -> None:
     except (OSError, SyntaxError, ValueError):
         return
     for statement in statements:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             match statement:
                 case ast.Import(names=names):
                     for name in names:
@@ -105,7 +109,9 @@ class Server:
         shell, _ = self._listener.accept()
         request = None
         with suppress(OSError, ValueError, TypeError):
+            shell.settimeout(PATIENCE)
             request = Request.receive(shell)
+            shell.settimeout(None)
             if self._can_run(request):
                 self._start(request, shell)
                 shell = None
@@ -131,18 +137,20 @@ class Server:
         with suppress(OSError):  # it has been killed, which `_heed` will learn
             shell.sendall(b"accepted\n")
         self._selector.register(shell, selectors.EVENT_READ, partial(self._heed, shell, process))
-        self._selector.register(process.sentinel, selectors.EVENT_READ, partial(self._end, shell, process))
+        # Not `process.sentinel`, which processes that the script leaves behind keep open.
+        ended = os.pidfd_open(process.pid)
+        self._selector.register(ended, selectors.EVENT_READ, partial(self._end, shell, process, ended))
 
     def _run(self, request: Request, shell: socket.socket, server: int) -> None:
         """Be the process of a script."""
+        for number, handler in HANDLERS.items():
+            signal.signal(number, handler)
         prctl = ctypes.CDLL(None).prctl
         # End with the server, as it ends with the run.
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != server:
             raise SystemExit(128 + signal.SIGTERM)
         prctl(PR_SET_NAME, os.path.basename(request.arguments[0])[-15:].encode())
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, INTERRUPT)
         shell.close()
         for key in list(self._selector.get_map().values()):
             os.close(key.fd)
@@ -156,7 +164,19 @@ class Server:
         os.environ.update(request.environment)
         sys.argv = request.arguments
         sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        atexit._clear()  # what libraries have registered is this server's
+        is_interrupted = False
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except KeyboardInterrupt:
+            traceback.print_exc()
+            is_interrupted = True
+        finally:
+            atexit._run_exitfuncs()
+        if is_interrupted:
+            sys.stdout.flush()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
 
     def _heed(self, shell: socket.socket, process: ForkProcess) -> None:
         """Send signals on, or kill where the shell has been killed."""
@@ -166,10 +186,12 @@ class Server:
         if not numbers:
             self._selector.unregister(shell)
         for number in numbers or [signal.SIGKILL]:
-            os.kill(process.pid, number)
+            if process.is_alive():
+                os.kill(process.pid, number)
 
-    def _end(self, shell: socket.socket, process: ForkProcess) -> None:
-        self._selector.unregister(process.sentinel)
+    def _end(self, shell: socket.socket, process: ForkProcess, ended: int) -> None:
+        self._selector.unregister(ended)
+        os.close(ended)
         with suppress(KeyError):  # killed
             self._selector.unregister(shell)
         process.join()
@@ -181,12 +203,16 @@ class Server:
 
 if __name__ == "__main__":
     descriptor, folder = sys.argv[1:]
-    # Ctrl+C is for the scripts and for Snakemake, with which this ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    # These are for the scripts and for Snakemake, with which this ends.
+    for number in HANDLERS:
+        signal.signal(number, signal.SIG_IGN)
     try:
         Server(socket.socket(fileno=int(descriptor))).serve()
-    finally:
         shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        traceback.print_exc()
+        # Snakemake still needs the shell, which runs scripts by themselves now.
+        os.unlink(os.path.join(folder, "socket"))
+    finally:
         # Children end by themselves; `multiprocessing` would wait for them.
         os._exit(0)

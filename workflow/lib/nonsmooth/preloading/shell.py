@@ -15,6 +15,11 @@ import sys
 BASH = ("bash", "-c", "set -euo pipefail; {}")
 
 
+def send(server: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        server.send(bytes([number]))
+
+
 def run(arguments: list[str]) -> int | None:
     """The exit status of a Python script, negative for a signal as in `subprocess`; None if the server does not run it."""
     try:
@@ -29,10 +34,12 @@ def run(arguments: list[str]) -> int | None:
         is_accepted = False
     if not is_accepted:
         return None
-    signal.signal(signal.SIGTERM, lambda number, frame: server.send(bytes([number])))
+    signal.signal(signal.SIGTERM, lambda number, frame: send(server, number))
     # From a terminal the script has it, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    status = answers.readline()
+    status = ""
+    with contextlib.suppress(OSError):
+        status = answers.readline()
     if not status:
         print("the process that runs scripts has ended", file=sys.stderr)
         return 1
