@@ -28,7 +28,7 @@ IS_FORKED = "import os, psutil; print('nonsmooth.preloading.server' in psutil.Pr
 class Run:
     """A run with a server, and the shell of its jobs."""
 
-    def __init__(self, library: Path = LIBRARY) -> None:
+    def __init__(self, library: Path | str = LIBRARY) -> None:
         self.environment = {**os.environ, "PYTHONPATH": str(library), **dict.fromkeys(preloading.THREADS, "2")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", RUN], env=self.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -205,22 +205,27 @@ def test_a_script_ends_before_the_processes_that_it_leaves_behind(run: Run, scri
     assert time.monotonic() - started < 25
 
 
-def test_a_shell_that_is_killed_with_its_script_disturbs_no_other(run: Run, script, tmp_path) -> None:
-    """The server learns of both ends after it has started another script, which reaps what has ended."""
-    other = run.start(script("import sys; print('on', flush=True); print(sys.stdin.read())"), stdin=subprocess.PIPE)
+def test_a_shell_that_is_killed_with_its_script_disturbs_no_other(tmp_path) -> None:
+    """The server learns of both ends after it has started another script, by which it has reaped what ended."""
+    (tmp_path / "slow.py").write_text("import time; time.sleep(3)")
+    (tmp_path / "third.py").write_text("import slow; print('third')")
+    (tmp_path / "other.py").write_text("import sys; print('on', flush=True); print(sys.stdin.read())")
+    (tmp_path / "job.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    run = Run(f"{tmp_path}{os.pathsep}{LIBRARY}")
+    other, job = (
+        run.start(f"{sys.executable} {tmp_path}/{name}.py", stdin=subprocess.PIPE) for name in ("other", "job")
+    )
     assert other.stdout.readline() == "on\n"
-    job = run.start(script("import os, time; print(os.getpid(), flush=True); time.sleep(600)"))
     process = psutil.Process(int(job.stdout.readline()))
-    run.server.suspend()
-    third = run.start(script("print('third')"))
-    time.sleep(0.5)  # it asks
+    third = run.start(f"{sys.executable} {tmp_path}/third.py")
+    time.sleep(1)  # the server imports
     job.kill()
     process.kill()
     job.wait()
-    run.server.resume()
     assert third.communicate(timeout=30)[0] == "third\n"
     assert other.communicate("still there", timeout=30)[0] == "still there\n"
     assert other.returncode == third.returncode == 0
+    run.close()
 
 
 def test_a_shell_that_stalls_is_left_alone(script, monkeypatch) -> None:
