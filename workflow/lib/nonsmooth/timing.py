@@ -1,16 +1,19 @@
-"""What benchmarks share: the clock, functions that are timed in turn, and a training step on random images."""
+"""What benchmarks share: the clock, functions that are timed in turn, PyTorch's own pooling, and a training step on random images."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
+from torch import nn
 
 from nonsmooth import optimizers, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.datasets import DATASETS
+from nonsmooth.pooling import MaxPool2d
 from nonsmooth.precision import PRECISIONS
 
 Clock = Callable[[], float]
@@ -47,6 +50,13 @@ def in_turn(cases: Sequence[Callable[[], object]], rounds: int, budget: float, c
                 run()
                 times.append(clock() - started)
     return seconds
+
+
+def pool_by_pytorch(model: nn.Module) -> None:
+    """Have the native poolings of a network computed by PyTorch's own kernels, not by ours with the same bits."""
+    for module in model.modules():
+        if isinstance(module, MaxPool2d):
+            module.forward = partial(nn.MaxPool2d.forward, module)
 
 
 class TrainingStep:

@@ -357,7 +357,7 @@ def configure(settings: Settings) -> None:
     mode = ("warn" if is_cuda else "error") if settings.deterministic else "default"
     torch.set_deterministic_debug_mode(mode)
     torch.backends.cudnn.benchmark = False
-    # By which PyTorch would show that uninitialised memory is read; a pass over every result.
+    # It would write NaN into every new tensor, to show reads of what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 

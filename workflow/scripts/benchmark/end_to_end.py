@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
 
@@ -54,11 +53,11 @@ def plain_epoch(cell: TrainingCell, path: str) -> Callable[[], None]:
     """An epoch of the plain program."""
     model = training.initial_model(cell)
     # Without the project's compiled kernels.
-    for pool in [module for module in model.modules() if isinstance(module, MaxPool2d)]:
-        match parse_rule(cell.rule):
-            case Native():
-                pool.forward = partial(nn.MaxPool2d.forward, pool)
-            case Hybrid(beta, "composed"):
+    match parse_rule(cell.rule):
+        case Native():
+            timing.pool_by_pytorch(model)
+        case Hybrid(beta, "composed"):
+            for pool in [module for module in model.modules() if isinstance(module, MaxPool2d)]:
                 geometry = Geometry.of(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
                 pool.forward = partial(composed_max_pool2d, geometry=geometry, beta=beta)
     dtype = PRECISIONS[cell.precision].dtype

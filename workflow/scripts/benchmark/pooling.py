@@ -113,7 +113,6 @@ if __name__ == "__main__":
         # The job holds every core so that nothing of ours disturbs it, and computes as a cell does.
         settings = training.Settings(**snakemake.params.settings).on_this_machine()
         training.configure(settings)
-        torch.utils.deterministic.fill_uninitialized_memory = False
         device = torch.device(settings.device)
         bandwidth = copy_bandwidth(device, ROUNDS)
         table = pd.concat(

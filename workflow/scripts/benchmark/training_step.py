@@ -18,7 +18,6 @@ from nonsmooth import provenance, timing, training
 from nonsmooth.cells import TrainingCell
 from nonsmooth.files import atomic
 from nonsmooth.joblog import job_log
-from nonsmooth.pooling import MaxPool2d
 from nonsmooth.precision import PRECISIONS, SIXTEEN_BITS, Precision
 
 CPU = torch.device("cpu")
@@ -121,8 +120,7 @@ def cases() -> Iterator[tuple[str, str, str, Callable[[], None]]]:
         yield "vgg11 layer", precision.name, "project", vgg11_layer(precision, arithmetic)
         if precision.dtype in SIXTEEN_BITS:
             step = lenet5_step(precision, nullcontext)
-            for pool in [module for module in step.model.modules() if isinstance(module, MaxPool2d)]:
-                pool.forward = partial(nn.MaxPool2d.forward, pool)
+            timing.pool_by_pytorch(step.model)
             yield "lenet5 step", precision.name, "pytorch", step
             yield "vgg11 layer", precision.name, "pytorch", vgg11_layer(precision, nullcontext)
 

@@ -36,7 +36,6 @@ def images_like(dataset: str, size: int, generator: torch.Generator) -> torch.Te
 def measure(architecture: str, normalization: str, precision: str, settings: training.Settings, rounds: int) -> dict:
     """Medians over rounds: seconds of a plain pass, and of a pair and of all replays as ratios to it; memory of the process."""
     training.configure(settings)
-    torch.utils.deterministic.fill_uninitialized_memory = False
     device = torch.device(settings.device)
     dataset, size = ("mnist_5k", 28) if architecture == "lenet5" else ("cifar10", 32)
     cell = ZoneCell(

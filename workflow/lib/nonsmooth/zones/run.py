@@ -65,8 +65,6 @@ def measure_cell(
     settings = Settings(settings.device, settings.threads, deterministic=cell.kernels == "deterministic")
     configure(settings)
     parts = Parts(settings)
-    # It would write NaN into every new tensor, to show reads of what was never written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
 
     run = ZoneRun()
     with memory_errors(cell, device):
